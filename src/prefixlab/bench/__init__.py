@@ -1,0 +1,1 @@
+"""Ask and time: workloads, clients, records, metrics and reports, for any server."""

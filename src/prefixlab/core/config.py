@@ -1,0 +1,130 @@
+"""Settings: frozen dataclasses, from which flags and environment variables are made. A default is stated once.
+
+    @dataclass(frozen=True)
+    class CacheConfig:
+        page_size: int = setting(16, "tokens per page")
+
+gives `--page-size` (add_flags) and `PREFIXLAB_PAGE_SIZE`; a flag wins over the environment, the environment
+over the default. Anything that cannot be read is a ConfigError naming the flag or variable.
+
+Invariant: a config object never changes after `resolve`; derived values go into a new object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from prefixlab.core.errors import ConfigError
+
+ENV_PREFIX = "PREFIXLAB_"
+
+T = TypeVar("T")
+
+
+def setting(
+    default: Any,
+    help: str,  # noqa: A002 - the word argparse users know
+    *,
+    choices: tuple[str, ...] | None = None,
+    metavar: str | None = None,
+    aliases: tuple[str, ...] = (),
+    secret: bool = False,
+) -> Any:
+    """A dataclass field with what its flag needs. `secret` values are masked wherever a config is shown."""
+    metadata = {"help": help, "choices": choices, "metavar": metavar, "aliases": aliases, "secret": secret}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def add_flags(parser: argparse.ArgumentParser, config_class: type, title: str | None = None) -> None:
+    """Add one flag per field of `config_class` (a dataclass of `setting` fields) to `parser`.
+
+    Booleans become `--flag` / `--no-flag`. A flag not given stays out of the namespace, so that `resolve`
+    can tell it from one given at its default.
+    """
+    group = parser.add_argument_group(title) if title else parser
+    hints = typing.get_type_hints(config_class)
+    for field in dataclasses.fields(config_class):
+        meta = field.metadata
+        names = ["--" + field.name.replace("_", "-"), *meta.get("aliases", ())]
+        kind = _base_type(hints[field.name])
+        shown = "" if field.default is None or meta.get("secret") else f" (default: {field.default})"
+        options: dict[str, Any] = {
+            "dest": field.name,
+            "default": argparse.SUPPRESS,
+            "help": f"{meta['help']}{shown}".replace("%", "%%"),
+        }
+        if kind is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        else:
+            options["type"] = _argparse_type(kind)
+            options["choices"] = meta.get("choices")
+            options["metavar"] = meta.get("metavar") or (None if meta.get("choices") else kind.__name__.upper())
+        group.add_argument(*names, **options)
+
+
+def resolve(config_class: type[T], given: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> T:
+    """Build a config from flags (`given`, e.g. `vars(args)`; keys of other configs are ignored) and environment.
+
+    Raises:
+        ConfigError: an environment variable cannot be read, or the config's own checks refuse the values.
+    """
+    environ = os.environ if environ is None else environ
+    hints = typing.get_type_hints(config_class)
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
+        variable = ENV_PREFIX + field.name.upper()
+        if field.name in given:
+            values[field.name] = given[field.name]
+        elif variable in environ:
+            values[field.name] = _read(variable, environ[variable], hints[field.name], field.metadata)
+    return config_class(**values)
+
+
+def as_public_dict(config: Any) -> dict[str, Any]:
+    """The config as plain data, secrets masked: for `/server_info` and run directories."""
+    shown = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        shown[field.name] = "***" if field.metadata.get("secret") and value is not None else value
+    return shown
+
+
+def _base_type(hint: Any) -> type:
+    """`int | None` → int."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
+    return typing.cast(type, hint)
+
+
+def _argparse_type(kind: type) -> Any:
+    def read(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {_name(kind)}") from None
+
+    return read
+
+
+def _name(kind: type) -> str:
+    return {int: "a whole number", float: "a number", bool: "true or false (1 or 0)"}.get(kind, kind.__name__)
+
+
+_BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+
+
+def _read(variable: str, text: str, hint: Any, meta: Mapping[str, Any]) -> Any:
+    kind = _base_type(hint)
+    try:
+        value = _BOOLEANS[text.strip().lower()] if kind is bool else kind(text)
+    except (KeyError, ValueError):
+        raise ConfigError(f"{variable}={text!r} is not {_name(kind)}") from None
+    if meta.get("choices") and value not in meta["choices"]:
+        raise ConfigError(f"{variable}={text!r} is not one of {', '.join(meta['choices'])}")
+    return value

@@ -1,0 +1,1 @@
+"""One worker behind HTTP: the OpenAI, native and admin APIs, text in and out, and the loop thread."""
