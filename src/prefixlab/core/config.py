@@ -1,4 +1,4 @@
-"""Settings: frozen dataclasses, from which flags and environment variables are made. A default is stated once.
+"""Settings: frozen dataclasses, from which flags and environment variables are made; each default once.
 
     @dataclass(frozen=True)
     class CacheConfig:
@@ -64,12 +64,14 @@ def add_flags(parser: argparse.ArgumentParser, config_class: type, title: str | 
         else:
             options["type"] = _argparse_type(kind)
             options["choices"] = meta.get("choices")
-            options["metavar"] = meta.get("metavar") or (None if meta.get("choices") else kind.__name__.upper())
+            options["metavar"] = meta.get("metavar") or (
+                None if meta.get("choices") else kind.__name__.upper()
+            )
         group.add_argument(*names, **options)
 
 
 def resolve(config_class: type[T], given: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> T:
-    """Build a config from flags (`given`, e.g. `vars(args)`; keys of other configs are ignored) and environment.
+    """Build a config from flags (`given`, as `vars(args)`; other configs' keys are ignored) and environment.
 
     Raises:
         ConfigError: an environment variable cannot be read, or the config's own checks refuse the values.
@@ -116,7 +118,16 @@ def _name(kind: type) -> str:
     return {int: "a whole number", float: "a number", bool: "true or false (1 or 0)"}.get(kind, kind.__name__)
 
 
-_BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+_BOOLEANS = {
+    "1": True,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "0": False,
+    "false": False,
+    "no": False,
+    "off": False,
+}
 
 
 def _read(variable: str, text: str, hint: Any, meta: Mapping[str, Any]) -> Any:

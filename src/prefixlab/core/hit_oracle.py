@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 def expected_cached_tokens(shared_tokens: int, prompt_tokens: int, page_size: int) -> int:
-    """Tokens served from cache for a prompt of `prompt_tokens` whose longest cached prefix is `shared_tokens`.
+    """Tokens served from cache for a prompt of `prompt_tokens` with a cached prefix of `shared_tokens`.
 
     `min(S, N - 1) // P * P`: only full pages are shared, and at least one token is always computed, since
     the last position's logits are needed. (A fully repeated prompt therefore hits `(N - 1) // P * P`.)

@@ -58,7 +58,15 @@ class EventBatch(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tru
 
 _ENCODER = msgspec.msgpack.Encoder()
 _ARRAY_FIELDS: dict[str, tuple[str, ...]] = {
-    "BlockStored": ("block_hashes", "parent_block_hash", "token_ids", "block_size", "lora_id", "medium", "lora_name"),
+    "BlockStored": (
+        "block_hashes",
+        "parent_block_hash",
+        "token_ids",
+        "block_size",
+        "lora_id",
+        "medium",
+        "lora_name",
+    ),
     "BlockRemoved": ("block_hashes", "medium"),
     "AllBlocksCleared": (),
 }
@@ -90,4 +98,5 @@ def decode_batch(payload: bytes) -> EventBatch:
 def _event(item: Any) -> KVEvent:
     if isinstance(item, Sequence) and not isinstance(item, str | bytes) and item and item[0] in _ARRAY_FIELDS:
         item = {"type": item[0], **dict(zip(_ARRAY_FIELDS[item[0]], item[1:], strict=False))}
-    return msgspec.convert(item, KVEvent)
+    event: KVEvent = msgspec.convert(item, KVEvent)
+    return event

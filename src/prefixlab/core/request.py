@@ -138,7 +138,7 @@ class Request:
         return len(self.prompt_token_ids) + len(self.output_token_ids)
 
     def token_ids(self, stop: int | None = None) -> TokenIds:
-        """Prompt then output tokens `[0, stop)`, shape (stop,), int32. No copy while it lies in the prompt."""
+        """Prompt then output tokens `[0, stop)`, shape (stop,), int32. No copy within the prompt."""
         num_prompt = len(self.prompt_token_ids)
         if stop is None:
             stop = self.num_tokens

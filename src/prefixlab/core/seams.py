@@ -39,7 +39,7 @@ class EventSink(Protocol):
     """Takes KV events in the order they happened: a ZeroMQ publisher, a router's index, a list."""
 
     def emit(self, events: Sequence[KVEvent]) -> None:
-        """Hand over events. Must not block and must not raise; a sink that drops says so in its own counters."""
+        """Hand over events. Must not block or raise; a sink that drops counts what it dropped."""
         ...
 
 

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+import pytest
+
+from prefixlab.core.config import add_flags, as_public_dict, resolve, setting
+from prefixlab.core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Sample:
+    page_size: int = setting(16, "tokens per page", aliases=("--block",))
+    policy: str = setting("lru", "what goes first", choices=("lru", "lfu"))
+    force_miss: bool = setting(False, "never hit, 100 % of the time")
+    timeout_s: float | None = setting(None, "seconds to wait")
+    api_key: str | None = setting(None, "key clients must send", secret=True)
+
+    def __post_init__(self) -> None:
+        if self.page_size < 1:
+            raise ConfigError("--page-size must be at least 1")
+
+
+def parse(*words: str, environ: dict[str, str] | None = None) -> Sample:
+    parser = argparse.ArgumentParser()
+    add_flags(parser, Sample)
+    return resolve(Sample, vars(parser.parse_args(list(words))), environ or {})
+
+
+def test_defaults_are_stated_once_in_the_dataclass() -> None:
+    assert parse() == Sample()
+
+
+def test_a_flag_wins_over_the_environment_and_that_over_the_default() -> None:
+    environ = {"PREFIXLAB_PAGE_SIZE": "4", "PREFIXLAB_FORCE_MISS": "1", "PREFIXLAB_TIMEOUT_S": "2.5"}
+    assert parse(environ=environ) == Sample(page_size=4, force_miss=True, timeout_s=2.5)
+    assert parse("--page-size", "8", "--no-force-miss", environ=environ).page_size == 8
+    assert not parse("--no-force-miss", environ=environ).force_miss
+    assert parse("--block", "2").page_size == 2
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [("PAGE_SIZE", "many"), ("FORCE_MISS", "maybe"), ("POLICY", "best"), ("TIMEOUT_S", "soon")],
+)
+def test_a_bad_environment_value_is_an_error_that_names_the_variable(variable: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=f"PREFIXLAB_{variable}='{text}'"):
+        parse(environ={f"PREFIXLAB_{variable}": text})
+
+
+def test_a_bad_flag_ends_the_program_with_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse("--page-size", "many")
+    assert "--page-size" in capsys.readouterr().err
+
+
+def test_the_config_checks_itself_however_it_was_made() -> None:
+    with pytest.raises(ConfigError, match="--page-size"):
+        parse(environ={"PREFIXLAB_PAGE_SIZE": "0"})
+
+
+def test_help_shows_each_default_once_and_survives_percent_signs(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse("--help")
+    shown = capsys.readouterr().out
+    assert "(default: 16)" in shown
+    assert "100 % of the time" in shown
+
+
+def test_secrets_are_masked_where_a_config_is_shown() -> None:
+    assert as_public_dict(Sample(api_key="hunter2"))["api_key"] == "***"
+    assert as_public_dict(Sample())["api_key"] is None

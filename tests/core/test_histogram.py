@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefixlab.core.histogram import Histogram
+
+VALUES = st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=200)
+
+
+@given(VALUES, st.floats(0, 1))
+def test_a_quantile_is_within_the_stated_error_of_the_true_one(values: list[float], q: float) -> None:
+    histogram = Histogram()
+    histogram.extend(values)
+    true = sorted(values)[max(1, math.ceil(q * len(values))) - 1]
+    assert abs(histogram.quantile(q) - true) <= histogram.error * true * (1 + 1e-9)
+
+
+@given(VALUES, VALUES)
+def test_merging_equals_having_recorded_everything_in_one(a: list[float], b: list[float]) -> None:
+    left, right, both = Histogram(), Histogram(), Histogram()
+    left.extend(a)
+    right.extend(b)
+    both.extend(a + b)
+    left.merge(right)
+    assert left.count == both.count
+    assert left.mean == pytest.approx(both.mean)
+    assert [left.quantile(q / 10) for q in range(11)] == [both.quantile(q / 10) for q in range(11)]
+
+
+def test_zero_is_a_value_like_any_other() -> None:
+    histogram = Histogram()
+    histogram.record(0.0, times=9)
+    histogram.record(5.0)
+    assert histogram.quantile(0.5) == 0.0
+    assert histogram.quantile(1.0) == 5.0
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+def test_a_value_that_is_no_duration_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="finite values"):
+        Histogram().record(value)
+
+
+def test_an_empty_histogram_and_unequal_buckets_are_refused() -> None:
+    with pytest.raises(ValueError, match="needs values"):
+        Histogram().quantile(0.5)
+    with pytest.raises(ValueError, match="no mean"):
+        _ = Histogram().mean
+    with pytest.raises(ValueError, match="same error"):
+        Histogram(0.01).merge(Histogram(0.02))
+    with pytest.raises(ValueError, match="error must lie"):
+        Histogram(0)
