@@ -1,4 +1,5 @@
-"""Where KV lives: the radix tree over pages, the pages themselves, eviction, and the manager the scheduler talks to.
+"""Where KV lives: the radix tree over pages, the pages themselves, eviction, and the manager of it all.
 
-Holds page numbers, never bytes. Synchronous and deterministic; recency is a counter, so it needs no clock.
+The scheduler talks to `manager.py` only. Holds page numbers, never bytes. Synchronous and deterministic;
+recency is a counter, so it needs no clock.
 """

@@ -81,13 +81,20 @@ class PrefixCache(Protocol):
         ...
 
     def insert(
-        self, tokens: TokenIds, pages: IntArray, namespace: Namespace, *, priority: int = 0, counted_tokens: int = 0
+        self,
+        tokens: TokenIds,
+        pages: IntArray,
+        namespace: Namespace,
+        *,
+        priority: int = 0,
+        counted_tokens: int = 0,
     ) -> InsertResult:
         """Put a computed prefix into the cache; a trailing partial page is ignored.
 
         Args:
             tokens: shape (n,), int32.
-            pages: shape (≥ n // page_size,), int32: the caller's pages for them. The tree shares the new ones.
+            pages: shape (≥ n // page_size,), int32: the caller's pages for them. The tree shares the
+                new ones.
             priority: raises the priority of every node on the path to at least this.
             counted_tokens: tokens this request inserted before: nodes ending within them are not counted
                 again, so a request counts once per node however many chunks it comes in.
@@ -117,6 +124,10 @@ class PrefixCache(Protocol):
 
     @property
     def num_protected_pages(self) -> int: ...
+
+    def cached_pages(self) -> IntArray:
+        """Every page the cache holds a reference to, in no order. Slow: for checks."""
+        ...
 
     def check(self) -> None:
         """Recompute every size and invariant the slow way; raises AssertionError where one does not hold."""

@@ -19,7 +19,10 @@ class CacheConfig:
     page_size: int = setting(16, "tokens per page, the unit that is shared and evicted")
     num_pages: int | None = setting(None, "pages of KV on the device (default: sized from memory)")
     eviction_policy: str = setting(
-        "lru", "which unused prefix goes first", choices=EVICTION_POLICIES, aliases=("--radix-eviction-policy",)
+        "lru",
+        "which unused prefix goes first",
+        choices=EVICTION_POLICIES,
+        aliases=("--radix-eviction-policy",),
     )
     slru_protected_threshold: int = setting(2, "slru: hits from which a prefix is protected")
     force_miss: bool = setting(
@@ -32,4 +35,6 @@ class CacheConfig:
         if self.num_pages is not None and self.num_pages < 1:
             raise ConfigError(f"--num-pages must be at least 1, not {self.num_pages}")
         if self.slru_protected_threshold < 1:
-            raise ConfigError(f"--slru-protected-threshold must be at least 1, not {self.slru_protected_threshold}")
+            raise ConfigError(
+                f"--slru-protected-threshold must be at least 1, not {self.slru_protected_threshold}"
+            )
