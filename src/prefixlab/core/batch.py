@@ -83,8 +83,10 @@ class StepResult:
         token_ids: shape (B,), int32: the sampled token of each row; -1 where the row samples nothing.
         duration_s: how long the step took, on the runner's own terms (wall time, or simulated).
         logprobs: by row index, for rows whose request asked.
-        prompt_logprobs: by row index, one entry per token computed in this step, for rows whose request
-            asked.
+        prompt_logprobs: by row index, for rows whose request asked. A row that computes [s, e) predicts the
+            prompt's tokens s + 1 … e, so those are its entries (those within the prompt), after an entry
+            without a logprob for token 0 if s = 0. Joined over chunks: one entry per prompt token. A request
+            that was retracted starts at 0 again, and so does its list.
     """
 
     token_ids: IntArray
