@@ -274,7 +274,7 @@ class RadixCache:
         sizes = {False: 0, True: 0}
         num_queued = 0
         for node in self.nodes():
-            assert node.parent is not None and node.parent.children[node.key] is node, "a broken link"
+            assert node.parent is not None and node.parent.children.get(node.key) is node, "a broken link"
             first_page = node.tokens[: self.page_size].tobytes()
             assert (node.key[1] if isinstance(node.key, tuple) else node.key) == first_page, "a stale key"
             assert isinstance(node.key, tuple) == (node.parent is self._root), "namespaces branch at the root"
