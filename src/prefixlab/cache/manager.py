@@ -149,6 +149,14 @@ class CacheManager:
         """Free and evictable pages: what `grow` could hand out now."""
         return self._allocator.num_free_pages + self.cache.num_evictable_pages
 
+    def num_available_pages_beside(self, match: Match) -> int:
+        """`num_available_pages` as it would be with `match` admitted: what it alone keeps from eviction no
+        longer counts. For deciding, before `admit`, whether the rest of a request fits."""
+        receipt = self.cache.lock(match.handle)
+        num_pages = self.num_available_pages
+        self.cache.unlock(receipt)
+        return num_pages
+
     def admit(self, request: Request, match: Match, row: int) -> None:
         """Lock `match`, put its pages into `row`, and set `request.row`, `num_computed_tokens`, and, on first
         admission only, `num_cached_tokens` (capped at the prompt). Call right after the lookup."""
