@@ -17,7 +17,7 @@ import dataclasses
 import os
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, TypeVar
 
 from prefixlab.core.errors import ConfigError
@@ -41,8 +41,15 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def add_flags(parser: argparse.ArgumentParser, config_class: type, title: str | None = None) -> None:
-    """Add one flag per field of `config_class` (a dataclass of `setting` fields) to `parser`.
+def add_flags(
+    parser: argparse.ArgumentParser,
+    config_class: type,
+    title: str | None = None,
+    *,
+    skip: Container[str] = (),
+) -> None:
+    """Add one flag per field of `config_class` (a dataclass of `setting` fields) to `parser`, but for `skip`:
+    fields that another config composed into the same verb speaks for.
 
     Booleans become `--flag` / `--no-flag`. A flag not given stays out of the namespace, so that `resolve`
     can tell it from one given at its default.
@@ -50,6 +57,8 @@ def add_flags(parser: argparse.ArgumentParser, config_class: type, title: str | 
     group = parser.add_argument_group(title) if title else parser
     hints = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
+        if field.name in skip:
+            continue
         meta = field.metadata
         names = ["--" + field.name.replace("_", "-"), *meta.get("aliases", ())]
         kind = _base_type(hints[field.name])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from prefixlab.core.batch import Batch, StepResult
     from prefixlab.core.kv_events import KVEvent
-    from prefixlab.core.target import Chunk, TargetRequest
+    from prefixlab.core.target import Chunk, Sent, TargetRequest
 
 
 class Runner(Protocol):
@@ -72,8 +72,8 @@ class Tokenizer(Protocol):
 class Target(Protocol):
     """A server under measurement, or the engine in this process: send a request, get its stream."""
 
-    async def stream(self, request: TargetRequest) -> AsyncIterator[Chunk]:
-        """Send `request` and yield its chunks as they arrive.
+    def stream(self, request: TargetRequest) -> AsyncIterator[Sent | Chunk]:
+        """Send `request`; yield one Sent, then its chunks as they arrive. (An async generator: no `await`.)
 
         Raises:
             TargetError: it answered with an error; the message quotes it.

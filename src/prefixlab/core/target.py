@@ -1,6 +1,6 @@
-"""What crosses between a load generator and a server under measurement: a request, and its stream's chunks.
+"""What crosses between a load generator and a server under measurement: a request, and its stream.
 
-Owns the two plain types of the Target seam. `bench/` sends and times; `server/` offers the in-process target.
+Owns the plain types of the Target seam. `bench/` sends and times; `server/` may offer the in-process target.
 Invariant: a chunk says how many tokens it carries; nobody counts events.
 """
 
@@ -9,17 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from prefixlab.core.block_hash import TokenIds
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, eq=False)
 class TargetRequest:
     """One request, in terms every API can be spelt in.
 
-    Exactly one of `prompt_token_ids`, `prompt_text`, `messages` is set.
+    Exactly one of `prompt_token_ids` (shape (n,), int32), `prompt_text`, `messages` is set.
     """
 
     request_id: str
     max_new_tokens: int
-    prompt_token_ids: tuple[int, ...] | None = None
+    prompt_token_ids: TokenIds | None = None
     prompt_text: str | None = None
     messages: tuple[dict[str, Any], ...] | None = None
     temperature: float = 0.0
@@ -29,11 +31,28 @@ class TargetRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Sent:
+    """The first item of a stream: the request is on its way. Times are the target's clock's.
+
+    Attributes:
+        sent_s: when its first byte was written, on a connection that was open.
+        connect_started_s: when a connection was begun for it; None when an open one was reused.
+        connected_s: when that connection stood.
+    """
+
+    sent_s: float
+    connect_started_s: float | None = None
+    connected_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """One piece of a stream. Counts are totals so far, so a lost or merged chunk costs no token."""
 
     arrival_s: float
     text: str = ""
+    carries_tokens: bool = False
+    """Whether generated content came with this chunk. A role, a bare finish reason or usage carries none."""
     num_output_tokens: int | None = None
     """Output tokens so far, if the server says."""
     num_prompt_tokens: int | None = None
