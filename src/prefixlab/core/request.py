@@ -1,9 +1,11 @@
 """A request, from arrival to its last token. Progress is derived from counters, not stored as states.
 
-Who writes what: the edge (server, LLM, simulator) creates it; the scheduler owns `status`, `row`, times and
-counters; the cache manager owns `lease`; nobody else writes. A request is on one thread at a time.
+Who writes what: the edge (server, LLM, simulator) creates it; the scheduler owns `status`, times and
+counters; the cache manager owns `row`, `lease` and `num_inserted_tokens`, and sets on admission how much was
+cached and counts as computed; nobody else writes. A request is on one thread at a time.
 
-Invariant: `0 <= num_inserted_tokens <= num_computed_tokens < num_tokens` while it has tokens to compute.
+Invariant: `0 <= num_computed_tokens < num_tokens` while it has tokens to compute; `num_inserted_tokens` never
+falls, not even when the request is retracted and starts anew.
 """
 
 from __future__ import annotations
