@@ -1,4 +1,5 @@
-"""What runs next: the queue, admission, chunked prefill, decode, preemption. `step()` decides, `commit()` accounts.
+"""What runs next: the queue, admission, chunked prefill, decode, preemption. `step()` decides, `commit()`
+accounts.
 
 Synchronous and deterministic: no thread, no socket, no clock of its own, no torch.
 """
