@@ -1,8 +1,8 @@
-"""The tokenizer of the built-in `tiny` model: bytes, a few special tokens, and short words. No dependency, no file.
+"""The tokenizer of the built-in `tiny` model: bytes, a few special tokens, short words. It needs no file.
 
 Ids 0 … 255 are bytes, the next ones special tokens, all further ones words of a leading space and lower-case
-letters: a list of common English ones, then invented ones of one to three syllables, as many as the vocabulary
-asks for. So text of random ids can be read, and every id of any dummy model has a text.
+letters: a list of common English ones, then invented ones of one to three syllables, as many as the
+vocabulary asks for. So text of random ids can be read, and every id of any dummy model has a text.
 
 Invariants: `decode(encode(text)) == text` for all text that UTF-8 can spell, and `encode(decode(ids)) == ids`
 for ids that are all words or special tokens (a space can only begin a word, so no two of them fuse).
@@ -23,17 +23,16 @@ FIRST_WORD_ID = NUM_BYTES + len(SPECIAL_TOKENS)
 DEFAULT_VOCAB_SIZE = 4096
 
 _COMMON_WORDS = (
-    "the of and a to in is you that it he was for on are as with his they at be this have from or one had by "
-    "word but not what all were we when your can said there use an each which she do how their if will up other "
-    "about out many then them these so some her would make like him into time has look two more write go see "
-    "number no way could people my than first water been call who oil its now find long down day did get come "
-    "made may part over new sound take only little work know place year live me back give most very after thing "
-    "our just name good sentence man think say great where help through much before line right too mean old any "
-    "same tell boy follow came want show also around form three small set put end does another well large must"
-).split()
-_SYLLABLES = [
-    onset + vowel for onset in "b d f g h j k l m n p r s t v w z ch sh th".split() for vowel in "aeiou"
-]
+    "the of and a to in is you that it he was for on are as with his they at be this have from or one "
+    "had by word but not what all were we when your can said there use an each which she do how their "
+    "if will up other about out many then them these so some her would make like him into time has look "
+    "two more write go see number no way could people my than first water been call who oil its now "
+    "find long down day did get come made may part over new sound take only little work know place year "
+    "live me back give most very after thing our just name good sentence man think say great where help "
+    "through much before line right too mean old any same tell boy follow came want show also around "
+    "form three small set put end does another well large must"
+)
+_ONSETS = "b d f g h j k l m n p r s t v w z ch sh th"
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -63,7 +62,11 @@ class ByteTokenizer:
         return frozenset({self._special_ids[EOS], self._special_ids[IM_END]})
 
     def encode(self, text: str) -> list[int]:
-        """Longest words first, bytes for the rest. InvalidRequestError for a lone surrogate, which no bytes spell."""
+        """Longest words first, bytes for the rest.
+
+        Raises:
+            InvalidRequestError: a lone surrogate, which no bytes spell.
+        """
         token_ids: list[int] = []
         for i, part in enumerate(self._special_pattern.split(text)):
             if i % 2:  # split with a group: every second part is a special token
@@ -95,20 +98,21 @@ class ByteTokenizer:
         return b"".join([pieces[i] for i in token_ids]).decode("utf-8", errors="replace")
 
     def apply_chat_template(self, messages: Sequence[dict[str, object]]) -> str:
-        """ChatML: `<|im_start|>role`, newline, the content, `<|im_end|>`, newline; then the assistant's turn opens."""
+        """ChatML: `<|im_start|>role`, newline, content, `<|im_end|>`, newline; then the assistant's turn."""
         turns = [f"{IM_START}{_role(message)}\n{_content(message)}{IM_END}\n" for message in messages]
         return "".join(turns) + f"{IM_START}assistant\n"
 
 
 def _words() -> Iterator[bytes]:
     """Every word once, common ones first, without end in practice (a million invented ones)."""
-    seen = set(_COMMON_WORDS)
-    for word in _COMMON_WORDS:
+    common = dict.fromkeys(_COMMON_WORDS.split())
+    for word in common:
         yield b" " + word.encode()
+    syllables = [onset + vowel for onset in _ONSETS.split() for vowel in "aeiou"]
     for num_syllables in (1, 2, 3):
-        for syllables in product(_SYLLABLES, repeat=num_syllables):
-            word = "".join(syllables)
-            if word not in seen:
+        for parts in product(syllables, repeat=num_syllables):
+            word = "".join(parts)
+            if word not in common:
                 yield b" " + word.encode()
 
 

@@ -1,4 +1,4 @@
-"""From settings to an engine that is ready to run: the one function the server's launch file and the LLM use."""
+"""From settings to an engine that is ready to run: for the server's launch file and the LLM."""
 
 from __future__ import annotations
 

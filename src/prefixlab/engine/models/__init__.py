@@ -1,0 +1,1 @@
+"""The decoder family: rotary positions, layers, and the loop over layers. Knows no pages and no requests."""

@@ -1,0 +1,1 @@
+"""From logits to tokens: penalties, filters, the draw, log-probabilities. Vectorised over rows, stateless."""
