@@ -99,7 +99,7 @@ class ByteTokenizer:
 
     def apply_chat_template(self, messages: Sequence[dict[str, object]]) -> str:
         """ChatML: `<|im_start|>role`, newline, content, `<|im_end|>`, newline; then the assistant's turn."""
-        turns = [f"{IM_START}{_role(message)}\n{_content(message)}{IM_END}\n" for message in messages]
+        turns = [f"{IM_START}{_role(message)}\n{message_text(message)}{IM_END}\n" for message in messages]
         return "".join(turns) + f"{IM_START}assistant\n"
 
 
@@ -125,8 +125,12 @@ def _role(message: dict[str, object]) -> str:
     return str(role)
 
 
-def _content(message: dict[str, object]) -> str:
-    """The text of a message: a string, or parts of type text."""
+def message_text(message: dict[str, object]) -> str:
+    """The text of a message's content: a string, or parts of type text, joined.
+
+    Raises:
+        InvalidRequestError: content of another kind (none at all is empty text in the assistant's turns).
+    """
     content = message.get("content")
     if isinstance(content, str):
         return content
