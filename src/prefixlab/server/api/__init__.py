@@ -1,0 +1,1 @@
+"""The HTTP APIs: native, OpenAI, admin. One file per API, and what they share."""
