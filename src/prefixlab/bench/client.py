@@ -46,6 +46,7 @@ class Planned:
             outcome=Outcome.UNSENT,
             intended_s=intended_s,
             planned_prompt_tokens=self.num_prompt_tokens,
+            planned_output_tokens=self.request.max_new_tokens,
             num_expected_cached_tokens=self.num_expected_cached_tokens,
             session_id=self.session_id,
             turn=self.turn,

@@ -80,20 +80,25 @@ class Metrics:
     """Ok requests whose tokens per chunk were spread from a total: their ITL is an estimate."""
 
 
-def summarise(records: Sequence[Record], planned: int) -> Metrics:
-    """Fold `records` into numbers. AssertionError unless they account for all `planned` requests."""
+def summarise(records: Sequence[Record], planned: int, duration_s: float | None = None) -> Metrics:
+    """Fold `records` into numbers. AssertionError unless they account for all `planned` requests.
+
+    `duration_s` is for records pooled over repeats: the sum of the repeats' durations, not the time from the
+    first to the last, in which other things were measured.
+    """
     check_complete(records, planned)
     outcomes = Counter(record.outcome for record in records)
     ok = [record for record in records if record.outcome is Outcome.OK]
     timed = [record for record in ok if record.arrivals_s]
     ends = [record.last_s for record in records if record.last_s is not None]
-    duration_s = max(ends) - min(record.intended_s for record in records) if ends else 0.0
+    if duration_s is None:
+        duration_s = max(ends) - min(record.intended_s for record in records) if ends else 0.0
     e2e_s = [value for record in timed if (value := e2e(record)) is not None]
     num_input = sum(record.prompt_tokens for record in ok)
     num_output = sum(record.num_output_tokens for record in ok)
 
     def rate(amount: float) -> float | None:
-        return amount / duration_s if duration_s > 0 else None
+        return amount / duration_s if duration_s else None
 
     return Metrics(
         planned=planned,

@@ -42,6 +42,7 @@ class Record:
         counts_estimated: the server told only the total, and it was spread over the chunks.
         last_s: when the stream ended.
         planned_prompt_tokens: prompt length as the workload made it.
+        planned_output_tokens: output length asked for.
         num_prompt_tokens: prompt length as the server counted it, if it said.
         num_expected_cached_tokens: by the hit oracle; None when the page size is unknown.
         num_cached_tokens: what the server reported. None is "did not say", which is not zero.
@@ -60,6 +61,7 @@ class Record:
     counts_estimated: bool = False
     last_s: float | None = None
     planned_prompt_tokens: int = 0
+    planned_output_tokens: int = 0
     num_prompt_tokens: int | None = None
     num_expected_cached_tokens: int | None = None
     num_cached_tokens: int | None = None

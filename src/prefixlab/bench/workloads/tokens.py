@@ -47,6 +47,10 @@ class Vocabulary:
     def without(self, avoid: Collection[int]) -> Vocabulary:
         return Vocabulary(self.ids[~np.isin(self.ids, list(avoid))], self.source)
 
+    def below(self, limit: int) -> Vocabulary:
+        """The ids under `limit`: a model may have fewer than its tokenizer."""
+        return Vocabulary(self.ids[self.ids < limit], self.source)
+
     def __len__(self) -> int:
         return len(self.ids)
 

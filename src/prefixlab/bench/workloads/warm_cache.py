@@ -24,24 +24,19 @@ _FIRSTS, _PREFIX, _PROBE, _SUFFIXES = range(4)
 
 
 @dataclass(frozen=True, slots=True)
-class WarmCachePoint:
-    """One point of the sweep.
+class PointShape:
+    """The lengths of one point, before any prompt is made.
 
     Attributes:
         pct: intended share of the prompt, in percent.
         prefix_len: intended shared tokens, `total_tokens * pct // 100`.
         num_shared_tokens: tokens really shared: `prefix_len`, or a chat template's head where that is longer.
-        warm_up: what is sent first; None when nothing is shared.
-        probe: for proving the cache cold.
     """
 
     pct: int
     total_tokens: int
     prefix_len: int
     num_shared_tokens: int
-    warm_up: Prompt | None
-    probe: Prompt
-    prompts: tuple[Prompt, ...]
 
     @property
     def suffix_len(self) -> int:
@@ -52,59 +47,73 @@ class WarmCachePoint:
         return expected_cached_tokens(self.num_shared_tokens, self.total_tokens, page_size)
 
 
+@dataclass(frozen=True, slots=True)
+class WarmCachePoint:
+    """The prompts of one point.
+
+    Attributes:
+        warm_up: what is sent first; None when nothing is shared.
+        probe: for proving the cache cold.
+    """
+
+    shape: PointShape
+    warm_up: Prompt | None
+    probe: Prompt
+    prompts: tuple[Prompt, ...]
+
+
+def shape_point(
+    pct: int, total_tokens: int, *, num_head_tokens: int = 0, num_tail_tokens: int = 0
+) -> PointShape:
+    """The lengths at `pct` percent, inside a chat template's head and tail if there are any.
+
+    Raises:
+        ConfigError: a percentage outside 0 … 99, or a prompt too short to hold what it should.
+    """
+    if not 0 <= pct <= MAX_PCT:
+        raise ConfigError(f"--pcts takes 0 to {MAX_PCT}, not {pct}: at 100 all prompts would be one")
+    prefix_len = total_tokens * pct // 100
+    num_shared = max(prefix_len, num_head_tokens)
+    if total_tokens - num_shared - num_tail_tokens < 1:
+        template = f" (the chat template takes {num_head_tokens} tokens before and {num_tail_tokens} after)"
+        raise ConfigError(
+            f"--total-tokens {total_tokens} leaves no room for a suffix at {pct} %"
+            + (template if num_head_tokens + num_tail_tokens else "")
+        )
+    return PointShape(pct, total_tokens, prefix_len, num_shared)
+
+
 def make_point(
-    wording: Wording,
-    *,
-    pct: int,
-    total_tokens: int,
-    num_prompts: int,
-    seed: int,
-    probe_tokens: int,
-    salt: int = 0,
+    wording: Wording, shape: PointShape, *, num_prompts: int, seed: int, probe_tokens: int, salt: int = 0
 ) -> WarmCachePoint:
-    """The prompts for `pct` percent shared.
+    """The prompts of one point.
 
     Args:
         probe_tokens: length of the probe's content.
         salt: other prompts for the same seed, where a server cannot be emptied; 0 for none.
 
     Raises:
-        ConfigError: a percentage outside 0 … 99, a vocabulary smaller than the number of prompts, or a prompt
-            too short to hold what it should.
+        ConfigError: the vocabulary is smaller than the number of prompts.
     """
-    if not 0 <= pct <= MAX_PCT:
-        raise ConfigError(f"--pcts takes 0 to {MAX_PCT}, not {pct}: at 100 all prompts would be one")
-    head, tail = wording.num_head_tokens, wording.num_tail_tokens
-    prefix_len = total_tokens * pct // 100
-    content_prefix_len = max(0, prefix_len - head)
-    num_shared = head + content_prefix_len
-    content_suffix_len = total_tokens - num_shared - tail
-    if content_suffix_len < 1:
-        raise ConfigError(
-            f"--total-tokens {total_tokens} leaves no room at {pct} % for a suffix"
-            + (f" (the chat template takes {head} tokens before and {tail} after)" if head + tail else "")
-        )
 
     def stream(*part: int) -> TokenStream:
-        return TokenStream(wording.vocabulary, seed, pct, salt, *part)
+        return TokenStream(wording.vocabulary, seed, shape.pct, salt, *part)
 
-    probe_first, lone_first, *firsts = (
-        stream(_FIRSTS).distinct(num_prompts + 2, "prompts of one point").tolist()
-    )
-    prefix = stream(_PREFIX).draw(content_prefix_len)
-    if len(prefix) and prefix[0] == probe_first:
-        prefix = with_first(lone_first, prefix)
+    prefix_len = shape.num_shared_tokens - wording.num_head_tokens
+    suffix_len = shape.total_tokens - shape.num_shared_tokens - wording.num_tail_tokens
+    firsts = stream(_FIRSTS).distinct(num_prompts + 2, "prompts of one point, and two that test the cache,")
+    probe_first, spare_first, *suffix_firsts = firsts.tolist()
+    prefix = stream(_PREFIX).draw(prefix_len)
+    if prefix_len and prefix[0] == probe_first:
+        prefix = with_first(spare_first, prefix)
     suffixes = (
-        with_first(first, stream(_SUFFIXES, number).draw(content_suffix_len))
-        for number, first in enumerate(firsts)
+        with_first(first, stream(_SUFFIXES, number).draw(suffix_len))
+        for number, first in enumerate(suffix_firsts)
     )
-    # A template's head is shared by all, so at 0 % it is what the warm-up must leave behind.
-    warm_up = prefix if len(prefix) or not head else with_first(lone_first, stream(_PREFIX).draw(1))
+    # A template's head is shared by all, so where nothing else is, the warm-up must leave that behind.
+    warm_up = prefix if prefix_len or not wording.num_head_tokens else firsts[1:2]
     return WarmCachePoint(
-        pct=pct,
-        total_tokens=total_tokens,
-        prefix_len=prefix_len,
-        num_shared_tokens=num_shared,
+        shape=shape,
         warm_up=wording.prompt(warm_up) if len(warm_up) else None,
         probe=wording.prompt(with_first(probe_first, stream(_PROBE).draw(probe_tokens))),
         prompts=tuple(wording.prompt(np.concatenate((prefix, suffix))) for suffix in suffixes),

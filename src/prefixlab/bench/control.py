@@ -1,0 +1,239 @@
+"""What a benchmark asks of a server besides requests: what it is, and to forget its cache.
+
+Owns the admin endpoints of each kind of server. Believes nothing: whether a flush really flushed is for
+`cold_start.py` to prove.
+
+Invariant: a fact the server did not state is None; a flush counts as done only if the answer says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import httpx
+import msgspec
+from prometheus_client.parser import text_string_to_metric_families
+
+from prefixlab.bench.targets.dialects import quote
+from prefixlab.bench.targets.http import describe
+from prefixlab.core.errors import TargetError
+
+IDLE_WAIT_S = 30.0
+"""How long a server may take to become idle before its cache is flushed."""
+NUM_FLUSH_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What the server says about itself.
+
+    Attributes:
+        backend: its kind, for labels.
+        expects_miss: why no request can hit ("forced miss", …); None where hits are expected.
+        capacity_tokens: tokens its cache holds.
+    """
+
+    backend: str
+    model: str | None = None
+    page_size: int | None = None
+    vocab_size: int | None = None
+    max_model_len: int | None = None
+    capacity_tokens: int | None = None
+    expects_miss: str | None = None
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FlushAnswer:
+    """What came of asking for a flush, in the server's words."""
+
+    done: bool
+    detail: str
+
+
+class Control(Protocol):
+    """The admin side of one server."""
+
+    async def facts(self) -> ServerFacts:
+        """Raises TargetError if the server cannot be reached, or answers nonsense."""
+        ...
+
+    async def flush(self) -> FlushAnswer:
+        """Ask it to drop its cache, waiting for idle where it can. Never raises for a refusal."""
+        ...
+
+
+class NativeControl:
+    """SGLang and prefixlab: `/server_info`, `/flush_cache`."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    async def facts(self) -> ServerFacts:
+        response = await _request(self._client, "GET", "/server_info")
+        if response.status_code == 404:
+            response = await _request(self._client, "GET", "/get_server_info")
+        info = _json_object(response, "/server_info")
+        ours = "prefixlab_version" in info
+        return ServerFacts(
+            backend="prefixlab" if ours else "sglang",
+            model=_text(info, "served_model_name") or _text(info, "model_path"),
+            page_size=_int(info, "page_size"),
+            vocab_size=_int(info, "vocab_size"),
+            max_model_len=_int(info, "max_model_len") or _int(info, "context_length"),
+            capacity_tokens=_int(info, "max_total_num_tokens"),
+            expects_miss=_why_miss(info),
+            version=_text(info, "prefixlab_version") or _text(info, "version"),
+        )
+
+    async def flush(self) -> FlushAnswer:
+        answer = FlushAnswer(False, "not asked")
+        for _ in range(NUM_FLUSH_ATTEMPTS):
+            response = await _request(self._client, "POST", f"/flush_cache?timeout={IDLE_WAIT_S:g}")
+            answer = FlushAnswer(
+                _flushed(response), f"HTTP {response.status_code}: {quote(response.content)}"
+            )
+            if answer.done or response.status_code in (401, 403, 404, 405):
+                break
+            await asyncio.sleep(1.0)  # an older server does not wait for idle, it refuses
+        return answer
+
+
+class VllmControl:
+    """vLLM: `/metrics` for the cache's settings, `/reset_prefix_cache` (only in its development mode)."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    async def facts(self) -> ServerFacts:
+        cache = await self._cache_config()
+        served = await served_model(self._client)
+        block_size, num_blocks = (_int(cache, name) for name in ("block_size", "num_gpu_blocks"))
+        off = cache.get("enable_prefix_caching") == "False"
+        version = await _request(self._client, "GET", "/version")
+        return ServerFacts(
+            backend="vllm",
+            model=_text(served, "id"),
+            page_size=block_size,
+            max_model_len=_int(served, "max_model_len"),
+            capacity_tokens=block_size * num_blocks if block_size and num_blocks else None,
+            expects_miss="prefix caching is off" if off else None,
+            version=_text(_json_object(version, "/version"), "version") if version.is_success else None,
+        )
+
+    async def _cache_config(self) -> Mapping[str, Any]:
+        """Labels of `vllm:cache_config_info`; empty where metrics are off."""
+        response = await _request(self._client, "GET", "/metrics")
+        if not response.is_success:
+            return {}
+        try:
+            for family in text_string_to_metric_families(response.text):
+                for sample in family.samples:
+                    if sample.name == "vllm:cache_config_info":
+                        return sample.labels
+        except ValueError:
+            raise TargetError(f"/metrics is not Prometheus text: {quote(response.content)}") from None
+        return {}
+
+    async def flush(self) -> FlushAnswer:
+        # Tiers beyond the GPU first; a server without any may refuse that, so then without them.
+        answer = FlushAnswer(False, "not asked")
+        for query in ("?reset_external=true", ""):
+            response = await _request(self._client, "POST", f"/reset_prefix_cache{query}")
+            answer = FlushAnswer(
+                _flushed(response), f"HTTP {response.status_code}: {quote(response.content)}"
+            )
+            if answer.done or response.status_code == 404:
+                break
+        if "404" in answer.detail:
+            return FlushAnswer(False, "no /reset_prefix_cache (the server needs VLLM_SERVER_DEV_MODE=1)")
+        return answer
+
+
+class OpenAIControl:
+    """Any other OpenAI-compatible server: it names its model, and nothing makes it forget."""
+
+    def __init__(self, client: httpx.AsyncClient, backend: str) -> None:
+        self._client = client
+        self._backend = backend
+
+    async def facts(self) -> ServerFacts:
+        served = await served_model(self._client)
+        return ServerFacts(
+            backend=self._backend, model=_text(served, "id"), max_model_len=_int(served, "max_model_len")
+        )
+
+    async def flush(self) -> FlushAnswer:
+        return FlushAnswer(False, "this API has no way to empty the cache")
+
+
+async def find_control(client: httpx.AsyncClient, backend: str) -> Control:
+    """The admin API beside an OpenAI one: SGLang and vLLM serve both, and then their cache can be emptied."""
+    if (await _request(client, "GET", "/server_info")).is_success:
+        return NativeControl(client)
+    metrics = await _request(client, "GET", "/metrics")
+    if metrics.is_success and "vllm:" in metrics.text:
+        return VllmControl(client)
+    return OpenAIControl(client, backend)
+
+
+async def served_model(client: httpx.AsyncClient) -> Mapping[str, Any]:
+    """The first entry of `/v1/models`; empty if the server lists none."""
+    response = await _request(client, "GET", "/v1/models")
+    if not response.is_success:
+        return {}
+    models = _json_object(response, "/v1/models").get("data")
+    if isinstance(models, list) and models and isinstance(models[0], Mapping):
+        return models[0]
+    return {}
+
+
+async def _request(client: httpx.AsyncClient, method: str, path: str) -> httpx.Response:
+    try:
+        return await client.request(method, path, timeout=IDLE_WAIT_S + 10)
+    except httpx.HTTPError as error:
+        raise TargetError(describe(error)) from error
+
+
+def _flushed(response: httpx.Response) -> bool:
+    """Status 200, and no `"success": false` in the body: vLLM answers 200 to a reset it did not do."""
+    if response.status_code != 200:
+        return False
+    try:
+        body = msgspec.json.decode(response.content)
+    except msgspec.DecodeError:
+        return True  # plain words, as SGLang says them; or nothing, as older vLLM
+    return not (isinstance(body, Mapping) and body.get("success") is False)
+
+
+def _why_miss(info: Mapping[str, Any]) -> str | None:
+    if info.get("force_miss"):
+        return "forced miss"
+    if info.get("cache") == "none" or info.get("disable_radix_cache"):
+        return "the cache shares nothing"
+    return None
+
+
+def _json_object(response: httpx.Response, path: str) -> Mapping[str, Any]:
+    if not response.is_success:
+        raise TargetError(f"HTTP {response.status_code} from {path}: {quote(response.content)}")
+    try:
+        return msgspec.json.decode(response.content, type=dict[str, Any])
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        raise TargetError(f"{path} did not answer with a JSON object: {quote(response.content)}") from None
+
+
+def _int(info: Mapping[str, Any], name: str) -> int | None:
+    """A positive whole number, spelt as a number or (in Prometheus labels) as text."""
+    value = info.get(name)
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def _text(info: Mapping[str, Any], name: str) -> str | None:
+    value = info.get(name)
+    return value if isinstance(value, str) and value else None

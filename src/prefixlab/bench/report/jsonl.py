@@ -1,0 +1,98 @@
+"""Results as JSON lines, appended as they are made: what a later failure cannot take back.
+
+Owns the keys of a line. Those of SGLang's bench_warm_cache are all there under their names; ours stand
+beside.
+
+Invariant: every line is valid JSON (no Infinity, no NaN: what is unlimited or was not measured is null).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from prefixlab.bench.config import WarmCacheOptions
+from prefixlab.bench.endpoint import Endpoint
+from prefixlab.bench.metrics import Metrics, as_result_keys
+from prefixlab.bench.trace import TraceRun
+from prefixlab.bench.verdict import CacheCheck
+from prefixlab.bench.warm_cache import PointRun
+from prefixlab.core.errors import ConfigError
+
+
+def append_line(path: Path, row: Mapping[str, Any]) -> None:
+    """Append one line and flush it. ConfigError if the file cannot be written."""
+    line = msgspec.json.encode(row) + b"\n"
+    try:
+        with path.open("ab") as file:
+            file.write(line)
+    except OSError as error:
+        raise ConfigError(f"--output-file {path} cannot be written: {error.strerror}") from None
+
+
+def warm_cache_row(run: PointRun, options: WarmCacheOptions, endpoint: Endpoint) -> dict[str, Any]:
+    """One point, measured once."""
+    return {
+        **_endpoint_keys(endpoint, "warm-cache"),
+        "request_rate": None,
+        "max_concurrency": options.max_concurrency,
+        "shared_prefix_pct": run.shape.pct,
+        "prefix_len": run.shape.prefix_len,
+        "suffix_len": run.shape.suffix_len,
+        "total_tokens": run.shape.total_tokens,
+        "num_prompts": options.num_prompts,
+        "output_len": options.output_len,
+        "seed": options.seed,
+        "repeat": run.repeat,
+        "cold_start": run.cold_start.coldness.value,
+        "cold_start_detail": run.cold_start.detail,
+        "salt": run.salt or None,
+        "warm_up_cached_tokens": run.warm_up_cached_tokens,
+        **measured_keys(run.metrics, run.check),
+        "notes": list(run.notes),
+    }
+
+
+def trace_row(run: TraceRun, endpoint: Endpoint) -> dict[str, Any]:
+    """One replay of a trace."""
+    return {
+        **_endpoint_keys(endpoint, "trace"),
+        "trace": run.trace.name,
+        "num_prompts": len(run.trace.requests),
+        "block_size": run.trace.block_size,
+        "length_scale": run.fitting.length_scale,
+        "num_cut": run.fitting.num_cut,
+        "speedup": run.speedup,
+        "cold_start": run.cold_start.coldness.value,
+        "cold_start_detail": run.cold_start.detail,
+        "salt": run.salt or None,
+        **measured_keys(run.metrics, run.check),
+        "notes": list(run.notes),
+    }
+
+
+def measured_keys(metrics: Metrics, check: CacheCheck) -> dict[str, Any]:
+    """Metrics and the cache's ledger. Tokens are counted by the server, so none are retokenized."""
+    return {
+        **as_result_keys(metrics),
+        "total_output_retokenized": None,
+        "expected_cached_tokens": check.expected_cached_tokens,
+        "cached_tokens": check.cached_tokens,
+        "measured_hit_rate": check.hit_rate,
+        "verdict": check.verdict.value,
+        "verdict_detail": check.detail,
+    }
+
+
+def _endpoint_keys(endpoint: Endpoint, dataset_name: str) -> dict[str, Any]:
+    return {
+        "backend": endpoint.facts.backend,
+        "dataset_name": dataset_name,
+        "model": endpoint.facts.model,
+        "server_version": endpoint.facts.version,
+        "page_size": endpoint.page_size,
+        "expects_miss": endpoint.expects_miss,
+    }

@@ -1,0 +1,148 @@
+"""The picture of a sweep: throughput and time to first token against the hit rate that was measured.
+
+Owns one figure. The horizontal axis is what the server reported, not what was intended; only where it
+reported nothing does the expected rate stand in, with hollow marks.
+
+Invariant: every repeat is drawn; the line joins medians of repeats and the band spans smallest to largest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from prefixlab.bench.metrics import Metrics
+from prefixlab.bench.report.sweep import PooledPoint, median_ttft_s, total_throughput
+from prefixlab.bench.verdict import Verdict
+from prefixlab.core.errors import ConfigError
+
+INK, MUTED, GRID = "#1f2933", "#616e7c", "#e4e7eb"
+BLUE, ORANGE = "#1f6feb", "#d9480f"
+STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.titlecolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+}
+
+
+def write_plot(path: Path, points: Sequence[PooledPoint], *, title: str, setting: str) -> None:
+    """Draw `points` to `path`; the file's ending says how (PNG, SVG, PDF).
+
+    Args:
+        title: what was measured: model and machine.
+        setting: the options that make the figure comparable.
+
+    Raises:
+        ConfigError: the file cannot be written, or matplotlib does not know its ending.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(11, 5))
+        left, right = figure.subplots(1, 2)
+        _panel(left, points, total_throughput, 1.0, BLUE)
+        left.set_ylabel("total throughput (tokens/s, prompt and output)")
+        left.set_title("Throughput", loc="left", fontweight="bold")
+        _panel(right, points, median_ttft_s, 1e3, ORANGE)
+        right.set_ylabel("median time to first token (ms)")
+        right.set_title("Time to first token", loc="left", fontweight="bold")
+        figure.suptitle(title, x=0.012, y=0.985, ha="left", fontsize=14, fontweight="bold")
+        figure.text(0.012, 0.905, setting, ha="left", fontsize=9.5, color=MUTED)
+        figure.text(0.012, 0.018, _footer(points), ha="left", fontsize=9, color=_footer_colour(points))
+        figure.tight_layout(rect=(0, 0.045, 1, 0.9))
+        try:
+            figure.savefig(path, dpi=150)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"--plot {path} cannot be written: {error}") from None
+
+
+def _panel(
+    axes: Axes,
+    points: Sequence[PooledPoint],
+    value: Callable[[Metrics], float | None],
+    scale: float,
+    colour: str,
+) -> None:
+    centres, middles, lows, highs = [], [], [], []
+    for point in points:
+        rate, reported = _hit_rate(point)
+        values = [scale * v for run in point.runs if (v := value(run.metrics)) is not None]
+        if rate is None or not values:
+            continue
+        centres.append(rate)
+        middles.append(median(values))
+        lows.append(min(values))
+        highs.append(max(values))
+        axes.scatter([rate] * len(values), values, s=14, color=colour, alpha=0.45, linewidths=0, zorder=3)
+        axes.plot(
+            [rate],
+            [middles[-1]],
+            "o",
+            ms=7,
+            mec=colour,
+            mew=1.8,
+            mfc=colour if reported else "white",
+            zorder=4,
+        )
+    if centres:
+        axes.fill_between(centres, lows, highs, color=colour, alpha=0.15, linewidth=0)
+        axes.plot(centres, middles, color=colour, linewidth=2)
+        _label_ends(axes, centres, middles)
+    axes.set_xlabel("measured hit rate (% of prompt tokens served from cache)")
+    axes.set_xlim(-3, 103)
+    axes.set_xticks(range(0, 101, 10))
+    axes.set_ylim(bottom=0, top=axes.get_ylim()[1] * 1.06)
+    axes.yaxis.set_major_formatter(lambda number, _: f"{number:,.0f}")
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _label_ends(axes: Axes, centres: list[float], middles: list[float]) -> None:
+    """First and last value in figures, and their ratio: what the reader came for."""
+    for index, align in ((0, "left"), (-1, "right")):
+        if index == -1 and len(middles) == 1:
+            return
+        text = f"{middles[index]:,.0f}" if middles[index] >= 100 else f"{middles[index]:.1f}"
+        if index == -1 and middles[0] > 0:
+            text += f"  ({middles[-1] / middles[0]:.2g}×)"  # noqa: RUF001 - the multiplication sign
+        axes.annotate(
+            text,
+            (centres[index], middles[index]),
+            textcoords="offset points",
+            xytext=(6 if align == "left" else -2, 10),
+            ha=align,
+            fontweight="bold",
+            color=INK,
+        )
+
+
+def _hit_rate(point: PooledPoint) -> tuple[float | None, bool]:
+    """Percent, and whether it was measured."""
+    if point.check.hit_rate is not None:
+        return 100 * point.check.hit_rate, True
+    expected = point.check.expected_hit_rate
+    return (None if expected is None else 100 * expected), False
+
+
+def _footer(points: Sequence[PooledPoint]) -> str:
+    repeats = max(len(point.runs) for point in points)
+    consistent = sum(point.check.verdict is Verdict.CONSISTENT for point in points)
+    band = f"Line: median of {repeats} repeats. Band: smallest to largest.  " if repeats > 1 else ""
+    hollow = "" if all(_hit_rate(point)[1] for point in points) else "  Hollow: expected, not reported."
+    return f"{band}Cached tokens as expected at {consistent} of {len(points)} points.{hollow}"
+
+
+def _footer_colour(points: Sequence[PooledPoint]) -> str:
+    consistent = all(point.check.verdict is Verdict.CONSISTENT for point in points)
+    return MUTED if consistent else ORANGE

@@ -1,0 +1,56 @@
+"""Progress on stderr: a bar where somebody watches, lines that stay where nobody does. Stdout is for data."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from prefixlab.bench.metrics import ttft
+from prefixlab.bench.records import Outcome, Record
+
+
+class ProgressBar:
+    """One bar over all requests of a run. Use as a context manager."""
+
+    def __init__(self, total_requests: int) -> None:
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("requests"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[state]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+            transient=True,
+        )
+        self._task: TaskID = self._bar.add_task("", total=total_requests, state="")
+        self._failed = 0
+
+    def __enter__(self) -> ProgressBar:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def describe(self, what: str) -> None:
+        """What is being measured now."""
+        self._bar.update(self._task, description=what)
+
+    def request_done(self, record: Record) -> None:
+        self._failed += record.outcome is Outcome.FAILED
+        first = ttft(record)
+        state = "" if first is None else f"TTFT {first * 1e3:,.0f} ms"
+        if self._failed:
+            state += f", {self._failed} failed"
+        self._bar.update(self._task, advance=1, state=state)
+
+    def say(self, line: str) -> None:
+        """A line that stays, above the bar."""
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,144 @@
+"""A sweep at a glance: repeats pooled point by point, and the two tables that show them.
+
+Owns pooling. Latencies are pooled over the requests of all repeats, rates are totals over summed durations;
+the spread shown beside them is the smallest and largest value of a repeat.
+
+Invariant: nothing is an average of percentiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from prefixlab.bench.metrics import Metrics, summarise
+from prefixlab.bench.verdict import CacheCheck, Verdict, check_cache
+from prefixlab.bench.warm_cache import PointRun
+from prefixlab.bench.workloads.warm_cache import PointShape
+
+
+@dataclass(frozen=True, slots=True)
+class PooledPoint:
+    """One point over all its repeats."""
+
+    shape: PointShape
+    runs: tuple[PointRun, ...]
+    metrics: Metrics
+    check: CacheCheck
+
+    @property
+    def notes(self) -> list[str]:
+        """Each note once, in the order first seen."""
+        return list(dict.fromkeys(note for run in self.runs for note in run.notes))
+
+    def spread(self, value: Callable[[Metrics], float | None]) -> tuple[float, float] | None:
+        """Smallest and largest of `value` over the repeats; None if no repeat measured it."""
+        known = [number for run in self.runs if (number := value(run.metrics)) is not None]
+        return (min(known), max(known)) if known else None
+
+
+def pool_points(runs: Sequence[PointRun]) -> list[PooledPoint]:
+    """The points of a sweep, by percent."""
+    points = []
+    for pct in sorted({run.shape.pct for run in runs}):
+        same = tuple(run for run in runs if run.shape.pct == pct)
+        records = [record for run in same for record in run.records]
+        metrics = summarise(records, len(records), duration_s=sum(run.metrics.duration_s for run in same))
+        points.append(PooledPoint(same[0].shape, same, metrics, check_cache(records)))
+    return points
+
+
+def cache_table(points: Sequence[PooledPoint]) -> Table:
+    """Did the cache do it: intended, expected, measured, verdict."""
+    table = Table(title="Cached tokens: intended, page-aligned expected, measured", title_justify="left")
+    for column in ("shared %", "prefix", "expected / prompt", "expected", "measured", "hit rate %"):
+        table.add_column(column, justify="right")
+    table.add_column("verdict")
+    table.add_column("cold start")
+    for point in points:
+        check = point.check
+        finished = point.metrics.ok
+        per_prompt = (
+            None if check.expected_cached_tokens is None else check.expected_cached_tokens / max(1, finished)
+        )
+        colour = "green" if check.verdict is Verdict.CONSISTENT else "red"
+        table.add_row(
+            str(point.shape.pct),
+            f"{point.shape.prefix_len:,}",
+            number(per_prompt),
+            number(check.expected_cached_tokens),
+            number(check.cached_tokens),
+            number(None if check.hit_rate is None else 100 * check.hit_rate, 2),
+            f"[{colour}]{check.verdict.value}[/]",
+            ", ".join(sorted({run.cold_start.coldness.value for run in point.runs})),
+        )
+    return table
+
+
+def speed_table(points: Sequence[PooledPoint]) -> Table:
+    """What it is worth: throughput and latency, with the smallest and largest repeat."""
+    repeats = max(len(point.runs) for point in points)
+    spread = f", pooled over {repeats} repeats [smallest-largest repeat]" if repeats > 1 else ""
+    table = Table(title=f"Speed{spread}", title_justify="left")
+    for column in (
+        "shared %",
+        "req/s",
+        "input tok/s",
+        "output tok/s",
+        "total tok/s",
+        "TTFT ms median",
+        "p99",
+        "TPOT ms",
+        "E2E ms",
+        "in flight",
+        "failed",
+    ):
+        table.add_column(column, justify="right")
+    for point in points:
+        metrics = point.metrics
+        table.add_row(
+            str(point.shape.pct),
+            number(metrics.request_throughput, 2),
+            number(metrics.input_throughput),
+            number(metrics.output_throughput, 1),
+            with_spread(metrics.total_throughput, point.spread(total_throughput), 1),
+            with_spread(metrics.ttft_s.median, point.spread(median_ttft_s), 1e3),
+            number(milliseconds(metrics.ttft_s.p99), 1),
+            number(milliseconds(metrics.tpot_s.median), 2),
+            number(milliseconds(metrics.e2e_s.median), 1),
+            number(metrics.concurrency, 2),
+            str(metrics.failed),
+        )
+    return table
+
+
+def total_throughput(metrics: Metrics) -> float | None:
+    return metrics.total_throughput
+
+
+def median_ttft_s(metrics: Metrics) -> float | None:
+    return metrics.ttft_s.median
+
+
+def milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1e3
+
+
+def number(value: float | None, digits: int = 0) -> str:
+    return "n/a" if value is None else f"{value:,.{digits}f}"
+
+
+def with_spread(value: float | None, spread: tuple[float, float] | None, scale: float) -> str:
+    """`1,234 [1,200-1,260]`, to three significant digits or whole numbers."""
+    if value is None:
+        return "n/a"
+
+    def shown(amount: float) -> str:
+        scaled = amount * scale
+        return f"{scaled:,.0f}" if abs(scaled) >= 100 else f"{scaled:.1f}"
+
+    if spread is None or spread[0] == spread[1]:
+        return shown(value)
+    return f"{shown(value)} [{shown(spread[0])}-{shown(spread[1])}]"

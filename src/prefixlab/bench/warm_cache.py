@@ -1,0 +1,198 @@
+"""The warm-cache run. Per point: start cold, warm exactly the shared prefix, send all prompts, check hits.
+
+Owns the order of things. What the prompts are is the workload's, how they travel the client's, what the
+numbers mean the metrics' and the verdict's.
+
+Invariants: a point's prompts depend on (seed, percent) alone; every repeat starts cold; points are measured
+in another order in every repeat, so that drift of the machine falls on all of them.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from prefixlab.bench.client import Planned, run_closed_loop
+from prefixlab.bench.cold_start import Coldness, ColdStart
+from prefixlab.bench.config import WarmCacheOptions
+from prefixlab.bench.endpoint import Endpoint
+from prefixlab.bench.metrics import Metrics, summarise
+from prefixlab.bench.records import Record
+from prefixlab.bench.verdict import CacheCheck, check_cache, delivery_notes
+from prefixlab.bench.workloads.warm_cache import PointShape, WarmCachePoint, make_point, shape_point
+from prefixlab.core.errors import ConfigError, TargetError
+
+TRIAL_SALT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PointRun:
+    """One point, measured once.
+
+    Attributes:
+        repeat: 0, 1, …
+        salt: what the prompts were salted with; 0 when they are those of (seed, pct).
+        warm_up_cached_tokens: what the server reported for the warm-up; None without one, or if it did not
+        say. notes: what a reader should know before trusting the numbers.
+    """
+
+    shape: PointShape
+    repeat: int
+    cold_start: ColdStart
+    salt: int
+    warm_up_cached_tokens: int | None
+    records: tuple[Record, ...]
+    metrics: Metrics
+    check: CacheCheck
+    notes: tuple[str, ...]
+
+
+class Listener(Protocol):
+    """Watches a run: for progress on the screen, and for results that must survive a later failure."""
+
+    def point_started(self, shape: PointShape, repeat: int, num_requests: int) -> None: ...
+
+    def request_done(self, record: Record) -> None: ...
+
+    def point_done(self, run: PointRun) -> None: ...
+
+
+async def run_warm_cache(endpoint: Endpoint, options: WarmCacheOptions, listener: Listener) -> list[PointRun]:
+    """Measure every point of `options`, `repeats` times.
+
+    Raises:
+        ConfigError: the prompts cannot be made.
+        TargetError: the server fails a request that is not measured (trial, probe or warm-up).
+    """
+    sweep = _Sweep(endpoint, options, listener)
+    await sweep.try_out()
+    runs = []
+    for repeat in range(options.repeats):
+        for pct in measuring_order(options, repeat):
+            runs.append(await sweep.measure(pct, repeat))
+            listener.point_done(runs[-1])
+    return runs
+
+
+def measuring_order(options: WarmCacheOptions, repeat: int) -> list[int]:
+    """Points as given in the first repeat, shuffled by (seed, repeat) in the others."""
+    pcts = list(options.pcts)
+    if repeat:
+        random.Random(f"{options.seed}/{repeat}").shuffle(pcts)
+    return pcts
+
+
+class _Sweep:
+    """A run under way. Remembers only whether the server can be emptied."""
+
+    def __init__(self, endpoint: Endpoint, options: WarmCacheOptions, listener: Listener) -> None:
+        self._endpoint = endpoint
+        self._options = options
+        self._listener = listener
+        self._salted_because: ColdStart | None = None
+
+    def shape(self, pct: int) -> PointShape:
+        wording = self._endpoint.wording
+        return shape_point(
+            pct,
+            self._options.total_tokens,
+            num_head_tokens=wording.num_head_tokens,
+            num_tail_tokens=wording.num_tail_tokens,
+        )
+
+    async def try_out(self) -> None:
+        """One whole request that is not measured: finds out early that prompts are too long, and gets the
+        first-request work of a fresh server out of the way."""
+        shapes = [self.shape(pct) for pct in self._options.pcts]
+        options, limit = self._options, self._endpoint.facts.max_model_len
+        if limit is not None and options.total_tokens + options.output_len > limit:
+            raise ConfigError(
+                f"--total-tokens {options.total_tokens} and --output-len {options.output_len}: the server "
+                f"takes at most {limit} tokens of prompt and output"
+            )
+        (prompt,) = self._make_point(shapes[0], salt=TRIAL_SALT, num_prompts=1).prompts
+        record = await self._endpoint.ask("trial", prompt, options.output_len)
+        if prompt.text is not None and record.prompt_tokens != len(prompt):
+            raise TargetError(
+                f"the server made {record.prompt_tokens} tokens of a chat prompt that --tokenizer makes "
+                f"{len(prompt)} of: another tokenizer, or another template"
+            )
+
+    async def measure(self, pct: int, repeat: int) -> PointRun:
+        shape = self.shape(pct)
+        self._listener.point_started(shape, repeat, self._options.num_prompts)
+        salt = 0
+        if self._salted_because is None:
+            point = self._make_point(shape)
+            cold_start = await self._endpoint.start_cold(point.probe)
+            if cold_start.coldness is Coldness.SALTED:
+                self._salted_because = cold_start
+        if self._salted_because is not None:
+            cold_start = self._salted_because
+            salt = secrets.randbits(62) | 2  # never 0 (none) nor 1 (the trial)
+            point = self._make_point(shape, salt=salt)
+        warmed = None
+        if point.warm_up is not None:
+            warmed = (await self._endpoint.ask("warm-up", point.warm_up, 1)).num_cached_tokens
+        records = await run_closed_loop(
+            self._endpoint.target,
+            self._plan(point, repeat),
+            max_concurrency=self._options.max_concurrency,
+            clock=self._endpoint.clock,
+            on_record=self._listener.request_done,
+        )
+        return PointRun(
+            shape=shape,
+            repeat=repeat,
+            cold_start=cold_start,
+            salt=salt,
+            warm_up_cached_tokens=warmed,
+            records=tuple(records),
+            metrics=summarise(records, planned=self._options.num_prompts),
+            check=check_cache(records),
+            notes=tuple(self._notes(shape, warmed, records)),
+        )
+
+    def _plan(self, point: WarmCachePoint, repeat: int) -> list[Planned]:
+        shape = point.shape
+        expected = self._endpoint.expected_cached_tokens(shape.num_shared_tokens, shape.total_tokens)
+        return [
+            Planned(
+                request=self._endpoint.request(
+                    prompt, f"pct{shape.pct}-repeat{repeat}-{number}", self._options.output_len
+                ),
+                num_prompt_tokens=len(prompt),
+                num_expected_cached_tokens=expected,
+            )
+            for number, prompt in enumerate(point.prompts)
+        ]
+
+    def _make_point(
+        self, shape: PointShape, *, salt: int = 0, num_prompts: int | None = None
+    ) -> WarmCachePoint:
+        return make_point(
+            self._endpoint.wording,
+            shape,
+            num_prompts=num_prompts or self._options.num_prompts,
+            seed=self._options.seed,
+            probe_tokens=min(self._endpoint.probe_tokens, shape.total_tokens),
+            salt=salt,
+        )
+
+    def _notes(self, shape: PointShape, warmed: int | None, records: Sequence[Record]) -> list[str]:
+        notes = []
+        page_size = self._endpoint.page_size
+        head = self._endpoint.wording.num_head_tokens
+        if page_size is not None and 0 < shape.num_shared_tokens < page_size:
+            notes.append(
+                f"the shared prefix of {shape.num_shared_tokens} tokens is shorter than a page of "
+                f"{page_size}: nothing can hit"
+            )
+        if head > shape.prefix_len:
+            notes.append(f"the chat template's first {head} tokens are shared by every prompt")
+        if warmed and warmed > (self._endpoint.expected_cached_tokens(head, shape.total_tokens) or 0):
+            notes.append(f"the warm-up itself found {warmed} cached tokens: this point did not start cold")
+        return notes + delivery_notes(records, ignore_eos=self._endpoint.ignore_eos)

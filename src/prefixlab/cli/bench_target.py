@@ -1,0 +1,105 @@
+"""What every benchmark verb does first: decide whom to ask, and have it running.
+
+Owns the step from flags to a URL: the embedded engine or a server that is there already, its tokenizer, and
+keys from the environment. The benchmarks themselves are in `prefixlab.bench`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prefixlab.cli.embedded import embedded_server, engine_words, flag_words
+from prefixlab.core.config import resolve
+from prefixlab.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from prefixlab.bench.config import TargetConfig
+    from prefixlab.bench.control import ServerFacts
+    from prefixlab.bench.endpoint import MakeTokenizer
+    from prefixlab.core.seams import Tokenizer
+
+BYTE = "byte"
+DEFAULT_MODEL = "tiny"
+
+
+def target_config(args: argparse.Namespace) -> TargetConfig:
+    """From flags. Of the environment only keys are read: PREFIXLAB_* variables are for the server."""
+    from prefixlab.bench.config import TargetConfig
+
+    keys = {
+        name: os.environ[variable]
+        for name, variable in (
+            ("PREFIXLAB_API_KEY", "OPENAI_API_KEY"),
+            ("PREFIXLAB_API_KEY", "PREFIXLAB_API_KEY"),
+            ("PREFIXLAB_ADMIN_API_KEY", "PREFIXLAB_ADMIN_API_KEY"),
+        )
+        if variable in os.environ
+    }
+    return resolve(TargetConfig, vars(args), keys)
+
+
+@contextmanager
+def server_under_test(config: TargetConfig, args: argparse.Namespace, *bench_configs: type) -> Iterator[str]:
+    """Yield the URL to ask: a server that is there, or an embedded engine that lives as long as the block.
+
+    Raises ConfigError for settings of the engine where there is none to set.
+    """
+    words = engine_words(vars(args), *bench_configs)
+    if not config.is_embedded:
+        if words:
+            raise ConfigError(f"{words[0]} is for the embedded engine; {config.url} has its own settings")
+        yield config.url
+        return
+    for name in ("model", "tokenizer", "page_size"):
+        value = getattr(config, name)
+        if value is not None:
+            words += flag_words(name, value)
+    print(f"starting the embedded engine: prefixlab serve {' '.join(words)}".rstrip(), file=sys.stderr)
+    with embedded_server(words) as url:
+        print(f"ready at {url}", file=sys.stderr)
+        yield url
+
+
+def tokenizer_maker(config: TargetConfig) -> MakeTokenizer:
+    """What makes the tokenizer `config` names; the embedded engine's own, where text is needed."""
+    name = config.tokenizer
+    if name is None and config.is_embedded and config.backend == "openai-chat":
+        name = config.model or DEFAULT_MODEL
+
+    def make(facts: ServerFacts) -> Tokenizer | None:
+        return None if name is None else load_tokenizer(name, facts.vocab_size)
+
+    return make
+
+
+def load_tokenizer(name: str, vocab_size: int | None) -> Tokenizer:
+    """`byte`, the name of a built-in model (which all use that), or a Hugging Face folder or hub id."""
+    from prefixlab.core.byte_tokenizer import DEFAULT_VOCAB_SIZE, ByteTokenizer
+    from prefixlab.engine.shapes import SHAPES
+
+    if name == BYTE or name in SHAPES:
+        return ByteTokenizer(vocab_size or DEFAULT_VOCAB_SIZE)
+    try:
+        from prefixlab.engine.hub import locate
+        from prefixlab.engine.tokenizer import HFTokenizer
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"--tokenizer {name} needs {error.name}: pip install 'prefixlab[engine]'") from None
+    return HFTokenizer(locate(name, with_weights=False))
+
+
+def check_can_write(flag: str, path: str | None, endings: tuple[str, ...] = ()) -> Path | None:
+    """Find out before measuring. ConfigError if the folder is missing or the ending not one of ours."""
+    if path is None:
+        return None
+    file = Path(path)
+    if not file.parent.is_dir():
+        raise ConfigError(f"{flag} {path}: there is no folder {file.parent}")
+    if endings and file.suffix.lower() not in endings:
+        raise ConfigError(f"{flag} {path}: the name must end in one of {', '.join(endings)}")
+    return file

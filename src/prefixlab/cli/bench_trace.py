@@ -1,0 +1,128 @@
+"""`prefixlab bench trace FILE`: replay a recorded trace at its own times, check hits against an ideal cache.
+
+Owns the verb: flags, what is printed where, the exit code. The run is `prefixlab.bench.trace`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prefixlab.bench.config import TargetConfig, TraceConfig
+    from prefixlab.bench.endpoint import Endpoint
+    from prefixlab.bench.trace import TraceRun
+    from prefixlab.bench.workloads.trace import Trace
+
+SUMMARY = (
+    "replay a trace in Mooncake's format (.jsonl or .jsonl.gz), its sharing of prefixes reproduced exactly"
+)
+EMBEDDED_LENGTH_SCALE = 0.25
+"""Traces are recorded on models and machines far larger than the one embedded."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    from prefixlab.bench.config import TargetConfig, TraceConfig
+    from prefixlab.cli.embedded import add_engine_flags
+    from prefixlab.core.config import add_flags
+
+    parser.description = (
+        f"{SUMMARY}.\n\nWithout --base-url, --host or --port an embedded engine is started and measured."
+    )
+    parser.add_argument("file", metavar="FILE", help="the trace")
+    add_flags(parser, TargetConfig, "server to measure")
+    add_flags(parser, TraceConfig, "trace")
+    add_engine_flags(parser, TargetConfig, TraceConfig)
+
+
+def run(args: argparse.Namespace) -> int:
+    import asyncio
+
+    from prefixlab.bench.config import TargetConfig, TraceConfig
+    from prefixlab.bench.workloads.trace import fit_trace, read_trace
+    from prefixlab.cli.bench_target import check_can_write, server_under_test, target_config
+    from prefixlab.core.config import resolve
+
+    target = target_config(args)
+    config = resolve(TraceConfig, vars(args), {})
+    output = check_can_write("--output-file", config.output_file)
+    trace = read_trace(Path(args.file), num_requests=config.num_prompts, block_size=config.block_size)
+    scale = config.length_scale or (EMBEDDED_LENGTH_SCALE if target.is_embedded else 1.0)
+    fitted, _ = fit_trace(trace, length_scale=scale, max_len=config.max_len)
+    if config.dry_run:
+        print(describe(fitted, config.speedup))
+        return 0
+    with server_under_test(target, args, TargetConfig, TraceConfig) as url:
+        endpoint, replayed = asyncio.run(measure(target, config, trace, scale, url))
+    report(endpoint, replayed, config, output)
+    return 0
+
+
+async def measure(
+    target: TargetConfig, config: TraceConfig, trace: Trace, scale: float, url: str
+) -> tuple[Endpoint, TraceRun]:
+    from prefixlab.bench.endpoint import open_endpoint
+    from prefixlab.bench.report.progress import ProgressBar
+    from prefixlab.bench.trace import run_trace
+    from prefixlab.cli.bench_target import tokenizer_maker
+    from prefixlab.core.clock import MonotonicClock
+
+    async with open_endpoint(target, url, tokenizer_maker(target), MonotonicClock()) as endpoint:
+        with ProgressBar(len(trace.requests)) as bar:
+            bar.describe(trace.name)
+            replayed = await run_trace(
+                endpoint,
+                trace,
+                length_scale=scale,
+                max_len=config.max_len,
+                speedup=config.speedup,
+                seed=config.seed,
+                on_record=bar.request_done,
+            )
+    return endpoint, replayed
+
+
+def report(endpoint: Endpoint, replayed: TraceRun, config: TraceConfig, output: Path | None) -> None:
+    """Print, write the JSON line, then judge as `bench warm-cache` does."""
+    from prefixlab.bench.report.console import result_block
+    from prefixlab.bench.report.jsonl import append_line, trace_row
+    from prefixlab.bench.verdict import Verdict
+    from prefixlab.core.errors import GateError, TargetError
+
+    print(
+        result_block(
+            [
+                ("Backend:", endpoint.facts.backend),
+                ("Model:", endpoint.facts.model),
+                ("Trace:", replayed.trace.name),
+                ("Block size (tokens):", replayed.trace.block_size),
+                ("Page size (tokens):", endpoint.page_size),
+                ("Traffic request rate:", f"trace, speedup {replayed.speedup:g}"),
+            ],
+            replayed.metrics,
+            replayed.check,
+            open_loop=True,
+            notes=replayed.notes,
+        )
+    )
+    if output is not None:
+        append_line(output, trace_row(replayed, endpoint))
+    if not replayed.metrics.ok:
+        raise TargetError("no request of the trace succeeded")
+    if config.strict and (replayed.check.verdict is not Verdict.CONSISTENT or replayed.metrics.failed):
+        raise GateError(
+            f"--strict: {replayed.check.verdict.value}, {replayed.metrics.failed} requests failed"
+        )
+
+
+def describe(trace: Trace, speedup: float) -> str:
+    """What would be sent, in one line."""
+    requests = trace.requests
+    prompt = sum(request.num_prompt_tokens for request in requests)
+    output = sum(request.num_output_tokens for request in requests)
+    longest = max(request.num_prompt_tokens + request.num_output_tokens for request in requests)
+    return (
+        f"{trace.name}: {len(requests):,} requests over {requests[-1].offset_s / speedup:,.1f} s, "
+        f"{prompt:,} prompt and {output:,} output tokens, longest {longest:,}, blocks of {trace.block_size}"
+    )

@@ -1,0 +1,153 @@
+"""The command `prefixlab VERB …`: finds the verb, runs it, turns what went wrong into an exit code.
+
+Owns the table of verbs and the one mapping from errors to exit codes: 0 done, 2 the command or its settings
+are wrong, 3 a gate failed, 130 interrupted, 1 anything else. A verb is a module with
+
+    SUMMARY: str                                    one line, for the list of verbs
+    configure(parser: argparse.ArgumentParser)      adds its options
+    run(args: argparse.Namespace) -> int            does the work, imports what it needs inside
+
+Invariant: listing verbs imports no library but the standard one, so `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import NoReturn
+
+from prefixlab import __version__
+from prefixlab.cli.suggest import did_you_mean
+from prefixlab.core.errors import ConfigError, GateError, PrefixlabError
+
+VerbTable = dict[str, "str | VerbTable"]
+
+VERBS: VerbTable = {
+    "serve": "prefixlab.cli.serve",
+    "bench": {
+        "warm-cache": "prefixlab.cli.bench_warm_cache",
+        "trace": "prefixlab.cli.bench_trace",
+    },
+}
+"""Verb → module, or a table of further verbs."""
+
+GROUP_SUMMARIES = {"bench": "measure a server: its speed, and what its prefix cache is worth"}
+
+DESCRIPTION = (
+    "Serve language models with a radix prefix cache, and measure what any server's KV cache is worth."
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses instead of exiting, so that every refusal takes the same way out; abbreviates nothing."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}\n{self.prog} --help lists what there is")
+
+    def parse_strictly(self, words: Sequence[str]) -> argparse.Namespace:
+        """Parse all of `words`; an unknown option is refused with the nearest known one."""
+        args, unknown = self.parse_known_args(words)
+        if unknown:
+            option = unknown[0].partition("=")[0]
+            known = self.option_strings if option.startswith("-") else []
+            kind = "option" if option.startswith("-") else "argument"
+            self.error(f"unknown {kind} {option!r}{did_you_mean(option, known)}")
+        return args
+
+    @property
+    def option_strings(self) -> list[str]:
+        return list(self._option_string_actions)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    try:
+        code = run(list(sys.argv[1:] if words is None else words))
+        sys.stdout.flush()
+        return code
+    except PrefixlabError as error:
+        print(f"prefixlab: {error}", file=sys.stderr)
+        return exit_code(error)
+    except KeyboardInterrupt:
+        print("prefixlab: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (head, less) has seen enough; what is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def exit_code(error: PrefixlabError) -> int:
+    if isinstance(error, ConfigError):
+        return 2
+    if isinstance(error, GateError):
+        return 3
+    return 1
+
+
+def run(words: list[str]) -> int:
+    """Walk down the table along `words`, then let the verb take the rest."""
+    table, path = VERBS, ["prefixlab"]
+    while True:
+        name = words[0] if words else "--help"
+        if name in ("-h", "--help"):
+            print(table_help(table, path))
+            return 0
+        if name == "--version" and table is VERBS:
+            print(f"prefixlab {__version__}")
+            return 0
+        if name not in table:
+            kind = "option" if name.startswith("-") else "verb"
+            raise ConfigError(
+                f"unknown {kind} {name!r}{did_you_mean(name, [*table, '--help', '--version'])}\n"
+                f"{' '.join(path)} --help lists what there is"
+            )
+        words, path, entry = words[1:], [*path, name], table[name]
+        if isinstance(entry, str):
+            module = import_module(entry)
+            parser = make_parser(module, path)
+            try:
+                args = parser.parse_strictly(words)
+            except SystemExit as done:  # --help, which argparse prints and leaves by
+                return int(done.code or 0)
+            return int(module.run(args))
+        table = entry
+
+
+def make_parser(module: ModuleType, path: Sequence[str]) -> Parser:
+    """The parser of one verb; `path` is how it is called, `prefixlab` included."""
+    parser = Parser(" ".join(path), module.SUMMARY)
+    module.configure(parser)
+    return parser
+
+
+def table_help(table: VerbTable, path: Sequence[str]) -> str:
+    """All verbs of a table with one line each."""
+    width = max(map(len, table)) + 2
+    lines = [f"usage: {' '.join(path)} VERB …", ""]
+    lines += [DESCRIPTION if table is VERBS else GROUP_SUMMARIES[path[-1]], ""]
+    lines += [f"  {name:<{width}}{summary(name, entry)}" for name, entry in table.items()]
+    lines += ["", f"{' '.join(path)} VERB --help shows the options of a verb."]
+    return "\n".join(lines)
+
+
+def summary(name: str, entry: str | VerbTable) -> str:
+    if isinstance(entry, str):
+        return str(import_module(entry).SUMMARY)
+    return f"{GROUP_SUMMARIES[name]} ({', '.join(entry)})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
