@@ -119,6 +119,11 @@ class EngineLoop:
         await asyncio.to_thread(self._thread.join, JOIN_TIMEOUT_S)
 
     @property
+    def is_running(self) -> bool:
+        """Whether the thread is there."""
+        return self._thread.is_alive()
+
+    @property
     def is_healthy(self) -> bool:
         """Whether it takes work."""
         return self._thread.is_alive() and self.death is None and not self._is_draining

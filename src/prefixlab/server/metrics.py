@@ -27,6 +27,7 @@ from prometheus_client.registry import Collector
 from prefixlab.cache.manager import CacheStats
 from prefixlab.core.request import Request
 from prefixlab.scheduler.stats import StepStats
+from prefixlab.server.kv_publisher import KVPublisher
 
 PREFIX = "prefixlab:"
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -73,6 +74,7 @@ class ServerMetrics(Collector):
 
     def __init__(self) -> None:
         self._stats: Callable[[], LoopStats] | None = None
+        self._publisher: KVPublisher | None = None
         self._num_prompt_tokens = 0
         self._num_cached_tokens: Counter[str] = Counter()
         self._num_computed_tokens = 0
@@ -124,9 +126,10 @@ class ServerMetrics(Collector):
 
     # The scrape's side. -----------------------------------------------------------------------------------
 
-    def watch(self, stats: Callable[[], LoopStats]) -> None:
-        """Where gauges are read from."""
+    def watch(self, stats: Callable[[], LoopStats], publisher: KVPublisher | None) -> None:
+        """Where gauges and the publisher's counters are read from."""
         self._stats = stats
+        self._publisher = publisher
 
     def text(self) -> bytes:
         """The exposition, as CONTENT_TYPE."""
@@ -153,6 +156,9 @@ class ServerMetrics(Collector):
             yield latency.family()
         if self._stats is not None:
             yield from _state(self._stats())
+        if self._publisher is not None:
+            yield _counter("kv_event_batches", "KV event batches sent", self._publisher.num_sent_batches)
+            yield _counter("kv_events_dropped", "KV events dropped", self._publisher.num_dropped_events)
 
 
 def _counter(name: str, text: str, value: float) -> CounterMetricFamily:

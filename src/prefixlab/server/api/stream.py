@@ -46,7 +46,7 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(self, worker: Worker, call: Call, render: Render) -> None:
-        super().__init__(headers={"cache-control": "no-cache", "x-request-id": call.rid})
+        super().__init__(headers={"cache-control": "no-cache"})
         del self.headers["content-length"]
         self._worker = worker
         self._call = call

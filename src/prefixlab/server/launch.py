@@ -1,0 +1,215 @@
+"""From settings to a running server: the composition root, and the only file here that imports the engine.
+
+Owns the order in which things start and stop: bind (so that a taken port fails before a model is loaded),
+load, serve, say so; on SIGTERM or SIGINT take nothing new, let what runs finish, stop. A second signal stops
+at once.
+
+Invariant: the ready line is printed once, when requests are answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from prefixlab.cache.config import CacheConfig
+from prefixlab.cache.manager import CacheManager
+from prefixlab.core.clock import Clock, MonotonicClock
+from prefixlab.core.config import as_public_dict
+from prefixlab.core.errors import ConfigError
+from prefixlab.core.seams import Runner, Tokenizer
+from prefixlab.engine.config import EngineConfig
+from prefixlab.scheduler.config import SchedulerConfig
+from prefixlab.scheduler.scheduler import Scheduler
+from prefixlab.server.app import build_app
+from prefixlab.server.config import READY_PREFIX, ServerConfig
+from prefixlab.server.kv_publisher import KVPublisher, make_publisher, parse_kv_events_config
+from prefixlab.server.loop import EngineLoop
+from prefixlab.server.metrics import ServerMetrics
+from prefixlab.server.worker import Worker
+
+log = logging.getLogger(__name__)
+
+SWITCH_INTERVAL_S = 0.001
+"""How long the event loop may keep the engine's thread from going on. Python's default, 5 ms, is as long as a
+decode step."""
+CLOSE_TIMEOUT_S = 5
+"""How long answers already made may take to be written at the end."""
+
+
+def serve(
+    engine_config: EngineConfig,
+    cache_config: CacheConfig,
+    scheduler_config: SchedulerConfig,
+    server_config: ServerConfig,
+) -> int:
+    """Serve until told to stop; returns the exit code.
+
+    Raises:
+        ConfigError: settings that cannot be used, an address that is taken.
+        EngineError: the model cannot be loaded.
+    """
+    from prefixlab.engine.load import load_engine  # here, since it loads torch
+
+    level = getattr(logging, server_config.log_level.upper())
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    listener = _bind(server_config.host, server_config.port)
+    publisher = make_publisher(parse_kv_events_config(server_config.kv_events_config))
+    clock = MonotonicClock()
+    engine = load_engine(
+        engine_config,
+        page_size=cache_config.page_size,
+        num_pages=cache_config.num_pages,
+        max_running_requests=scheduler_config.max_running_requests,
+        clock=clock,
+    )
+    log.info("%s", engine.describe())
+    configs = (engine_config, cache_config, scheduler_config, server_config)
+    worker = make_worker(
+        runner=engine.runner,
+        tokenizer=engine.tokenizer,
+        model_name=engine.model_name,
+        max_model_len=engine.max_model_len,
+        num_pages=engine.num_pages,
+        eos_token_ids=engine.eos_token_ids,
+        cache_config=cache_config,
+        scheduler_config=scheduler_config,
+        server_config=server_config,
+        clock=clock,
+        publisher=publisher,
+        settings={name: value for config in configs for name, value in as_public_dict(config).items()},
+    )
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    _Server(worker, listener).run(sockets=[listener])
+    if publisher is not None:
+        publisher.close()
+    if worker.loop.is_running:
+        # A step that does not end. Python would wait for it, or crash in it, on the way out.
+        log.error("the engine did not stop; leaving without it")
+        sys.stdout.flush()
+        os._exit(1)
+    return 0
+
+
+def make_worker(
+    *,
+    runner: Runner,
+    tokenizer: Tokenizer,
+    model_name: str,
+    max_model_len: int,
+    num_pages: int,
+    eos_token_ids: frozenset[int],
+    cache_config: CacheConfig,
+    scheduler_config: SchedulerConfig,
+    server_config: ServerConfig,
+    clock: Clock,
+    publisher: KVPublisher | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Worker:
+    """Cache, scheduler, loop and metrics around a runner, ready for `build_app`."""
+    cache = CacheManager(
+        cache_config,
+        num_pages=num_pages,
+        max_rows=scheduler_config.max_running_requests,
+        max_tokens_per_row=max_model_len,
+        events=publisher,
+    )
+    metrics = ServerMetrics()
+    scheduler = Scheduler(
+        scheduler_config, cache, clock, max_model_len=max_model_len, listener=metrics.on_step
+    )
+    loop = EngineLoop(scheduler, cache, runner, clock, metrics)
+    metrics.watch(lambda: loop.stats, publisher)
+    return Worker(
+        config=server_config,
+        loop=loop,
+        metrics=metrics,
+        tokenizer=tokenizer,
+        clock=clock,
+        model_name=server_config.served_model_name or model_name,
+        vocab_size=runner.vocab_size,
+        eos_token_ids=eos_token_ids,
+        max_model_len=max_model_len,
+        page_size=cache_config.page_size,
+        num_pages=num_pages,
+        supports_force_miss=cache.supports_force_miss,
+        honours_priority="priority" in (scheduler_config.schedule_policy, cache_config.eviction_policy),
+        settings=dict(settings or {}),
+        kv_events=None if publisher is None else publisher.describe(cache_config.page_size),
+    )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but a signal drains first: while what runs finishes, new requests are told 503 and health says
+    so, instead of meeting a closed port."""
+
+    def __init__(self, worker: Worker, listener: socket.socket) -> None:
+        super().__init__(
+            uvicorn.Config(
+                build_app(worker),
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                timeout_graceful_shutdown=CLOSE_TIMEOUT_S,
+            )
+        )
+        self._worker = worker
+        self._listener = listener
+        self._drain_wanted = False
+        self._drain: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if not self.should_exit:
+            _announce(self._worker.config, self._listener)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # In a signal handler: only note it. `on_tick` runs ten times a second.
+        if self._drain_wanted:
+            self.should_exit = self.force_exit = True
+        self._drain_wanted = True
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._drain_wanted and self._drain is None:
+            self._drain = asyncio.create_task(self._worker.loop.drain(self._worker.config.drain_timeout_s))
+        if self._drain is not None and self._drain.done():
+            self._drain.result()
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise ConfigError(f"--host {host} --port {port}: {error}") from None
+    return listener
+
+
+def _announce(config: ServerConfig, listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+    # A wildcard is no address to connect to.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    if config.ready_file is not None:
+        path = Path(config.ready_file)
+        half = path.with_name(path.name + ".tmp")
+        half.write_text(json.dumps({"url": url, "host": host, "port": port, "pid": os.getpid()}))
+        half.replace(path)  # so that nobody reads half of it
+    sys.stdout.write(f"{READY_PREFIX}{url}\n")
+    sys.stdout.flush()
