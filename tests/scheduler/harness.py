@@ -61,6 +61,7 @@ class World:
         checked: bool = True,
         **settings: Any,
     ) -> None:
+        self._repr = f"World({page_size=}, {num_pages=}, {cache=}, {force_miss=}, {settings})"
         self.clock = VirtualClock()
         self.stats: list[StepStats] = []
         self.ended: list[Request] = []
@@ -84,6 +85,9 @@ class World:
             clock=self.clock,
         )
         self._checked = checked
+
+    def __repr__(self) -> str:
+        return self._repr
 
     def add(self, *requests: Request) -> None:
         for request in requests:
@@ -109,6 +113,7 @@ class World:
         batches = []
         for _ in range(max_steps):
             if self.scheduler.is_idle if until is None else until():
+                self.ended += self.scheduler.take_ended()
                 return batches
             batch = self.step()
             assert batch is not None or self.scheduler.is_idle, "requests are left and nothing can run"
@@ -147,7 +152,8 @@ def assert_tokens_are_right(request: Request) -> None:
         stop_token_ids=request.stop_token_ids,
         min_new_tokens=request.sampling.min_new_tokens,
     )
-    if request.finish_reason in (FinishReason.STOP, FinishReason.LENGTH) and not request.sampling.stop:
+    is_whole = request.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
+    if is_whole and not isinstance(request.matched_stop, str):
         assert request.output_token_ids == expected, request
     else:
         assert request.output_token_ids == expected[: request.num_output_tokens], request

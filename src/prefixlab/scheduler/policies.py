@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from prefixlab.core.block_hash import TokenIds
@@ -103,7 +104,7 @@ def depth_first_by_weight(waiting: Iterable[Request], matched: Matched, page_siz
     sorted_ids = sorted((i for i, prefix in enumerate(prefixes) if len(prefix)), key=sort_key.__getitem__)
     places = [
         _Place(index, len(prefixes[index]), _shared_tokens(arrived, prefixes, previous, index, page_size))
-        for previous, index in zip([-1, *sorted_ids], sorted_ids, strict=False)
+        for previous, index in pairwise([-1, *sorted_ids])
     ]
     return [arrived[place.arrival] for place in _heaviest_branch_first(places, 0)] + unmatched
 
@@ -121,7 +122,7 @@ def _heaviest_branch_first(places: Sequence[_Place], depth: int) -> list[_Place]
     num_ending_here = sum(place.depth == depth for place in places)  # they sort before their extensions
     deeper = places[num_ending_here:]
     starts = [i for i, place in enumerate(deeper) if i == 0 or place.shared == depth]
-    branches = [deeper[start:end] for start, end in zip(starts, [*starts[1:], len(deeper)], strict=True)]
+    branches = [deeper[start:end] for start, end in pairwise([*starts, len(deeper)])]
     branches.sort(key=lambda branch: (-len(branch), min(place.arrival for place in branch)))
     order: list[_Place] = []
     for branch in branches:
