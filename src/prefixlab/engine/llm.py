@@ -16,6 +16,7 @@ import dataclasses
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import index
 from types import TracebackType
 from typing import Any
 
@@ -197,9 +198,8 @@ class LLM:
                 result = self.engine.runner.run(batch)
             except BaseException as error:
                 # Also an interrupt: the scheduler must hear what became of its batch.
-                self._scheduler.fail(
-                    batch, error if isinstance(error, Exception) else EngineError(repr(error))
-                )
+                reason = error if isinstance(error, Exception) else EngineError(repr(error))
+                self._scheduler.fail(batch, reason)
                 raise
             self._collect_logprobs(jobs, batch, result)
             for request in self._scheduler.commit(batch, result):
@@ -235,9 +235,7 @@ class LLM:
             several = [prompts]
         vocab_size, encoded = self.engine.model.vocab_size, []
         for i, prompt in enumerate(several):
-            ids = (
-                self.engine.tokenizer.encode(prompt) if isinstance(prompt, str) else [int(t) for t in prompt]
-            )
+            ids = self.engine.tokenizer.encode(prompt) if isinstance(prompt, str) else _as_ids(prompt, i)
             if not ids:
                 raise InvalidRequestError(f"prompt {i} is empty", "prompts")
             if not all(0 <= token_id < vocab_size for token_id in ids):
@@ -248,9 +246,10 @@ class LLM:
     def _params_of(
         self, params: SamplingParams | Sequence[SamplingParams] | None, num_prompts: int
     ) -> list[SamplingParams]:
-        each = (
-            [params or SamplingParams()] * num_prompts if not isinstance(params, Sequence) else list(params)
-        )
+        if params is None or isinstance(params, SamplingParams):
+            each = [params or SamplingParams()] * num_prompts
+        else:
+            each = list(params)
         if len(each) != num_prompts:
             raise InvalidRequestError(f"{num_prompts} prompts and {len(each)} sampling parameters", "params")
         return [one.validate() for one in each]
@@ -298,3 +297,10 @@ class LLM:
             logprobs=job.logprobs if request.sampling.num_logprobs is not None else None,
             prompt_logprobs=job.prompt_logprobs if request.return_prompt_logprobs else None,
         )
+
+
+def _as_ids(prompt: Sequence[int], prompt_index: int) -> list[int]:
+    try:
+        return [index(token_id) for token_id in prompt]
+    except TypeError:
+        raise InvalidRequestError(f"prompt {prompt_index} is neither text nor token ids", "prompts") from None

@@ -84,6 +84,13 @@ class TorchRunner:
         logprobs = {int(sampled_rows[i]): entry for i, entry in sampled.logprobs.items()}
         return StepResult(token_ids, self._clock.now() - start_s, logprobs, prompt_logprobs)
 
+    @torch.inference_mode()
+    def logits(self, batch: Batch) -> Tensor:
+        """Compute a batch as `run` does, and return the logits of all its tokens instead of sampling: shape
+        (T, vocab), float32, in batch order. For comparisons; `run` computes only the logits it needs."""
+        hidden, _, token_rows = self._forward(batch)
+        return self._logits(hidden, token_rows)
+
     def _forward(self, batch: Batch) -> tuple[Tensor, Index, Index]:
         """Hidden states by row, the row of each request's last token, and of every token."""
         plan = make_plan(batch, self._tile_size)
