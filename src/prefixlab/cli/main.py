@@ -27,6 +27,7 @@ from prefixlab.core.errors import ConfigError, GateError, PrefixlabError
 VerbTable = dict[str, "str | VerbTable"]
 
 VERBS: VerbTable = {
+    "demo": "prefixlab.cli.demo",
     "serve": "prefixlab.cli.serve",
     "bench": {
         "warm-cache": "prefixlab.cli.bench_warm_cache",
