@@ -194,6 +194,7 @@ class EngineLoop:
         try:
             while not self._is_stopping:
                 self._take_commands()
+                self._send_messages()  # who was let in, and who not, before a step that may be long
                 self._step()
                 self._answer_flushes()
                 self.stats = self._stats_now()
