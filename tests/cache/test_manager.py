@@ -322,6 +322,17 @@ def test_a_request_counts_once_per_node_through_chunks_and_retraction() -> None:
     assert [node.hit_count for node in tree_of(manager).nodes()] == [count + 1 for count in counts]
 
 
+def test_a_retracted_request_that_computes_everything_again_counts_nothing_again() -> None:
+    manager = make_manager()
+    request = make_request(range(17), force_miss=True)
+    for _ in range(2):
+        admit(manager, request)
+        for num_tokens in (8, 12, 17):
+            compute(manager, request, num_tokens)
+        release(manager, request, 17)
+        assert [node.hit_count for node in tree_of(manager).nodes()] == [1, 1, 1]
+
+
 def test_the_priority_of_a_request_is_left_on_its_prefix() -> None:
     manager = make_manager(num_pages=6, eviction_policy="priority")
     serve(manager, make_request(range(8), priority=5))

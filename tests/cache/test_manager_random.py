@@ -165,4 +165,4 @@ class ManagerUnderRandomRequests(RuleBasedStateMachine):
 
 
 TestManagerUnderRandomRequests = ManagerUnderRandomRequests.TestCase
-TestManagerUnderRandomRequests.settings = settings(deadline=None, max_examples=250, stateful_step_count=50)
+TestManagerUnderRandomRequests.settings = settings(deadline=None, max_examples=500, stateful_step_count=50)

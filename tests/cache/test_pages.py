@@ -68,7 +68,7 @@ def test_an_allocator_without_pages_is_refused() -> None:
         pytest.param(pages(1, 0, 1), id="named twice"),
         pytest.param(pages(2, 2), id="named twice, though it has two owners"),
         pytest.param(pages(0, 4), id="beyond the last"),
-        pytest.param(pages(-1), id="negative"),
+        pytest.param(pages(-2), id="negative"),
     ],
 )
 @pytest.mark.parametrize("verb", ["free", "share"])

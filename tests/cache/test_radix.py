@@ -229,13 +229,13 @@ def test_an_insert_raises_priorities_along_its_path_and_lowers_none() -> None:
 @pytest.mark.parametrize(
     ("policy", "first_to_last"),
     [
-        ("lru", "aa dd bb cc"),
-        ("mru", "cc bb dd aa"),
+        ("lru", "dd bb cc aa"),
+        ("mru", "aa cc bb dd"),
         ("fifo", "aa bb cc dd"),
         ("filo", "dd cc bb aa"),
-        ("lfu", "aa dd cc bb"),
-        ("slru", "aa dd bb cc"),
-        ("priority", "cc aa dd bb"),
+        ("lfu", "dd aa cc bb"),
+        ("slru", "dd aa bb cc"),
+        ("priority", "cc dd aa bb"),
     ],
 )
 def test_each_policy_evicts_in_its_order(policy: str, first_to_last: str) -> None:
@@ -244,11 +244,9 @@ def test_each_policy_evicts_in_its_order(policy: str, first_to_last: str) -> Non
     put(tree, "bb", priority=2)
     put(tree, "cc", priority=0)
     put(tree, "dd", priority=1)
-    put(tree, "bb")
-    use(tree, "aa")
-    use(tree, "dd")
-    put(tree, "bb")
-    put(tree, "cc")  # hits now: aa and dd 1, cc 2, bb 3; last used: aa, dd, bb, cc
+    for text in ("bb", "bb", "cc"):
+        put(tree, text)
+    use(tree, "aa")  # hits now: aa and dd 1, cc 2, bb 3; last used: dd, bb, cc, aa
     order = []
     while before := texts(tree):
         tree.evict(2)

@@ -310,9 +310,8 @@ class ComputingPrefixes:
 
     def add(self, request: Request) -> None:
         """`request` is being prefilled: all its full pages will be in the cache when that is done."""
-        num_tokens = request.num_tokens // self._page_size * self._page_size
-        if num_tokens:
-            tokens = request.token_ids(num_tokens)
+        tokens = request.token_ids()
+        if len(tokens) >= self._page_size:
             self._by_first_page.setdefault(self._key(tokens, request.namespace), []).append(tokens)
 
     def common_tokens(self, tokens: TokenIds, namespace: Namespace) -> int:
