@@ -47,18 +47,14 @@ def write_plot(path: Path, points: Sequence[PooledPoint], *, title: str, setting
         ConfigError: the file cannot be written, or matplotlib does not know its ending.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(11, 5))
+        figure = Figure(figsize=(11, 5.2))
         left, right = figure.subplots(1, 2)
-        _panel(left, points, total_throughput, 1.0, BLUE)
-        left.set_ylabel("total throughput (tokens/s, prompt and output)")
-        left.set_title("Throughput", loc="left", fontweight="bold")
-        _panel(right, points, median_ttft_s, 1e3, ORANGE)
-        right.set_ylabel("median time to first token (ms)")
-        right.set_title("Time to first token", loc="left", fontweight="bold")
-        figure.suptitle(title, x=0.012, y=0.985, ha="left", fontsize=14, fontweight="bold")
-        figure.text(0.012, 0.905, setting, ha="left", fontsize=9.5, color=MUTED)
-        figure.text(0.012, 0.018, _footer(points), ha="left", fontsize=9, color=_footer_colour(points))
-        figure.tight_layout(rect=(0, 0.045, 1, 0.9))
+        _panel(left, points, "Throughput", "prompt and output tokens/s", total_throughput, 1.0, BLUE)
+        _panel(right, points, "Time to first token", "median, ms", median_ttft_s, 1e3, ORANGE)
+        figure.suptitle(title, x=0.012, y=0.975, ha="left", fontsize=14, fontweight="bold")
+        figure.text(0.012, 0.895, setting, ha="left", fontsize=9.5, color=MUTED)
+        figure.text(0.012, 0.02, _footer(points), ha="left", fontsize=9, color=_footer_colour(points))
+        figure.tight_layout(rect=(0, 0.045, 1, 0.9), w_pad=3)
         try:
             figure.savefig(path, dpi=150)
         except (OSError, ValueError) as error:
@@ -68,39 +64,35 @@ def write_plot(path: Path, points: Sequence[PooledPoint], *, title: str, setting
 def _panel(
     axes: Axes,
     points: Sequence[PooledPoint],
+    name: str,
+    unit: str,
     value: Callable[[Metrics], float | None],
     scale: float,
     colour: str,
 ) -> None:
-    centres, middles, lows, highs = [], [], [], []
+    rates, middles, lows, highs = [], [], [], []
     for point in points:
         rate, reported = _hit_rate(point)
         values = [scale * v for run in point.runs if (v := value(run.metrics)) is not None]
         if rate is None or not values:
             continue
-        centres.append(rate)
+        rates.append(rate)
         middles.append(median(values))
         lows.append(min(values))
         highs.append(max(values))
-        axes.scatter([rate] * len(values), values, s=14, color=colour, alpha=0.45, linewidths=0, zorder=3)
-        axes.plot(
-            [rate],
-            [middles[-1]],
-            "o",
-            ms=7,
-            mec=colour,
-            mew=1.8,
-            mfc=colour if reported else "white",
-            zorder=4,
-        )
-    if centres:
-        axes.fill_between(centres, lows, highs, color=colour, alpha=0.15, linewidth=0)
-        axes.plot(centres, middles, color=colour, linewidth=2)
-        _label_ends(axes, centres, middles)
+        axes.scatter([rate] * len(values), values, s=16, color=colour, alpha=0.5, linewidths=0, zorder=3)
+        face = colour if reported else "white"
+        axes.plot(rate, middles[-1], "o", ms=7, mec=colour, mew=1.8, mfc=face, zorder=4)
+    if rates:
+        axes.fill_between(rates, lows, highs, color=colour, alpha=0.15, linewidth=0)
+        axes.plot(rates, middles, color=colour, linewidth=2)
+        axes.set_title(_from_first_to_last(middles), loc="right", fontsize=10, color=MUTED)
+    axes.set_title(name, loc="left", fontweight="bold")
+    axes.set_ylabel(unit)
     axes.set_xlabel("measured hit rate (% of prompt tokens served from cache)")
     axes.set_xlim(-3, 103)
     axes.set_xticks(range(0, 101, 10))
-    axes.set_ylim(bottom=0, top=axes.get_ylim()[1] * 1.06)
+    axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(lambda number, _: f"{number:,.0f}")
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -108,23 +100,14 @@ def _panel(
         axes.spines[side].set_visible(False)
 
 
-def _label_ends(axes: Axes, centres: list[float], middles: list[float]) -> None:
-    """First and last value in figures, and their ratio: what the reader came for."""
-    for index, align in ((0, "left"), (-1, "right")):
-        if index == -1 and len(middles) == 1:
-            return
-        text = f"{middles[index]:,.0f}" if middles[index] >= 100 else f"{middles[index]:.1f}"
-        if index == -1 and middles[0] > 0:
-            text += f"  ({middles[-1] / middles[0]:.2g}×)"  # noqa: RUF001 - the multiplication sign
-        axes.annotate(
-            text,
-            (centres[index], middles[index]),
-            textcoords="offset points",
-            xytext=(6 if align == "left" else -2, 10),
-            ha=align,
-            fontweight="bold",
-            color=INK,
-        )
+def _from_first_to_last(values: Sequence[float]) -> str:
+    """`2,365 → 30,486 (× 13)`: what the reader came for."""
+    first, last = values[0], values[-1]
+    ends = " → ".join(f"{value:,.0f}" if value >= 100 else f"{value:.1f}" for value in (first, last))
+    if len(values) < 2 or min(first, last) <= 0:
+        return ends
+    sign = "×" if last >= first else "÷"  # noqa: RUF001 - a factor
+    return f"{ends} ({sign} {max(first, last) / min(first, last):.2g})"
 
 
 def _hit_rate(point: PooledPoint) -> tuple[float | None, bool]:

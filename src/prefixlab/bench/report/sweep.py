@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from prefixlab.bench.metrics import Metrics, summarise
@@ -52,11 +54,11 @@ def pool_points(runs: Sequence[PointRun]) -> list[PooledPoint]:
 
 def cache_table(points: Sequence[PooledPoint]) -> Table:
     """Did the cache do it: intended, expected, measured, verdict."""
-    table = Table(title="Cached tokens: intended, page-aligned expected, measured", title_justify="left")
-    for column in ("shared %", "prefix", "expected / prompt", "expected", "measured", "hit rate %"):
-        table.add_column(column, justify="right")
-    table.add_column("verdict")
-    table.add_column("cold start")
+    table = _table(
+        "Cached tokens: intended, page-aligned expected, measured",
+        ("shared %", "prefix", "expected / prompt", "expected", "measured", "hit rate %"),
+        ("verdict", "cold start"),
+    )
     for point in points:
         check = point.check
         finished = point.metrics.ok
@@ -80,22 +82,23 @@ def cache_table(points: Sequence[PooledPoint]) -> Table:
 def speed_table(points: Sequence[PooledPoint]) -> Table:
     """What it is worth: throughput and latency, with the smallest and largest repeat."""
     repeats = max(len(point.runs) for point in points)
-    spread = f", pooled over {repeats} repeats [smallest-largest repeat]" if repeats > 1 else ""
-    table = Table(title=f"Speed{spread}", title_justify="left")
-    for column in (
-        "shared %",
-        "req/s",
-        "input tok/s",
-        "output tok/s",
-        "total tok/s",
-        "TTFT ms median",
-        "p99",
-        "TPOT ms",
-        "E2E ms",
-        "in flight",
-        "failed",
-    ):
-        table.add_column(column, justify="right")
+    spread = f", pooled over {repeats} repeats [smallest-largest]" if repeats > 1 else ""
+    table = _table(
+        f"Speed{spread}",
+        (
+            "shared %",
+            "req/s",
+            "input tok/s",
+            "output tok/s",
+            "total tok/s",
+            "median TTFT ms",
+            "p99",
+            "TPOT ms",
+            "E2E ms",
+            "in flight",
+            "failed",
+        ),
+    )
     for point in points:
         metrics = point.metrics
         table.add_row(
@@ -111,6 +114,15 @@ def speed_table(points: Sequence[PooledPoint]) -> Table:
             number(metrics.concurrency, 2),
             str(metrics.failed),
         )
+    return table
+
+
+def _table(title: str, numbers: Sequence[str], words: Sequence[str] = ()) -> Table:
+    table = Table(title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in words:
+        table.add_column(name, no_wrap=True)
     return table
 
 
@@ -141,4 +153,4 @@ def with_spread(value: float | None, spread: tuple[float, float] | None, scale: 
 
     if spread is None or spread[0] == spread[1]:
         return shown(value)
-    return f"{shown(value)} [{shown(spread[0])}-{shown(spread[1])}]"
+    return escape(f"{shown(value)} [{shown(spread[0])}-{shown(spread[1])}]")

@@ -8,6 +8,7 @@ Invariant: a stream depends on its key alone, so no point's prompts depend on wh
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -62,7 +63,9 @@ class TokenStream:
         if any(part < 0 for part in key):
             raise ConfigError(f"a seed must not be negative, not {min(key)}")
         self._ids = vocabulary.ids
-        self._bits = np.random.PCG64(np.random.SeedSequence(key))
+        # Hashed, because SeedSequence takes (1,) and (1, 0) for the same.
+        entropy = int.from_bytes(hashlib.sha256(repr(tuple(map(int, key))).encode()).digest())
+        self._bits = np.random.PCG64(np.random.SeedSequence(entropy))
 
     def draw(self, count: int) -> TokenIds:
         """`count` ids, each uniform over the vocabulary (up to a bias below 2⁻³²), shape (count,)."""

@@ -23,6 +23,7 @@ from prefixlab.core.block_hash import TokenIds, block_digests
 from prefixlab.core.errors import ConfigError
 from prefixlab.core.hit_oracle import expected_cached_tokens
 
+MAX_BLOCK_BITS = 24
 _FIRSTS, _BLOCK, _TAIL, _PROBE = range(4)
 
 
@@ -125,13 +126,13 @@ def infer_block_size(path: Path, requests: Sequence[TraceRequest]) -> int:
 
     Of several that do, the one power of two; ConfigError where that leaves none or more than one.
     """
-    lowest, highest = 1, max(request.num_prompt_tokens for request in requests)
+    lowest, highest = 1, 1 << MAX_BLOCK_BITS
     for request in requests:
         tokens, count = request.num_prompt_tokens, len(request.hash_ids)
         lowest = max(lowest, tokens // (count + 1) + 1)
         if count > 1:
             highest = min(highest, (tokens - 1) // (count - 1))
-    powers = [1 << k for k in range(24) if lowest <= 1 << k <= highest]
+    powers = [1 << k for k in range(MAX_BLOCK_BITS + 1) if lowest <= 1 << k <= highest]
     if lowest == highest:
         return lowest
     if len(powers) == 1:

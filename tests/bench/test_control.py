@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TypeVar
+
+import httpx
+import pytest
+from tests.bench.fake_server import FakeServer
+
+from prefixlab.bench import control
+from prefixlab.bench.control import (
+    FlushAnswer,
+    NativeControl,
+    OpenAIControl,
+    ServerFacts,
+    VllmControl,
+    find_control,
+)
+from prefixlab.bench.targets.http import open_client
+from prefixlab.core.errors import TargetError
+
+T = TypeVar("T")
+
+
+def ask(server: FakeServer, question: Callable[[httpx.AsyncClient], Awaitable[T]]) -> T:
+    async def talk() -> T:
+        async with open_client(server.url) as client:
+            return await question(client)
+
+    return asyncio.run(talk())
+
+
+def native_facts(server: FakeServer) -> ServerFacts:
+    return ask(server, lambda client: NativeControl(client).facts())
+
+
+def native_flush(server: FakeServer) -> FlushAnswer:
+    return ask(server, lambda client: NativeControl(client).flush())
+
+
+def vllm_flush(server: FakeServer) -> FlushAnswer:
+    return ask(server, lambda client: VllmControl(client).flush())
+
+
+def test_a_native_server_tells_page_size_capacity_and_model(fake_server: FakeServer) -> None:
+    fake_server.behaviour.info = {"max_total_num_tokens": 5000}
+    assert native_facts(fake_server) == ServerFacts(
+        backend="sglang",
+        model="fake",
+        page_size=16,
+        vocab_size=4096,
+        max_model_len=100_000,
+        capacity_tokens=5000,
+        version="1.2",
+    )
+
+
+def test_our_own_server_is_known_by_its_version(fake_server: FakeServer) -> None:
+    fake_server.behaviour.info = {"prefixlab_version": "9.9"}
+    facts = native_facts(fake_server)
+    assert (facts.backend, facts.version) == ("prefixlab", "9.9")
+
+
+@pytest.mark.parametrize(
+    ("info", "why"),
+    [
+        ({"force_miss": True}, "forced miss"),
+        ({"cache": "none"}, "the cache shares nothing"),
+        ({"disable_radix_cache": True}, "the cache shares nothing"),
+        ({"cache": "radix", "force_miss": False}, None),
+    ],
+)
+def test_a_server_that_cannot_hit_says_why(
+    fake_server: FakeServer, info: dict[str, object], why: str | None
+) -> None:
+    fake_server.behaviour.info = info
+    assert native_facts(fake_server).expects_miss == why
+
+
+def test_a_fact_that_was_not_stated_is_none(fake_server: FakeServer) -> None:
+    fake_server.behaviour.info = {"page_size": None, "vocab_size": "many", "max_model_len": -1}
+    facts = native_facts(fake_server)
+    assert (facts.page_size, facts.vocab_size, facts.max_model_len) == (None, None, None)
+
+
+def test_vllm_tells_its_block_size_through_its_metrics(fake_server: FakeServer) -> None:
+    fake_server.behaviour.page_size = 128
+    facts = ask(fake_server, lambda client: VllmControl(client).facts())
+    assert facts.page_size == 128
+    assert facts.capacity_tokens == 12_800
+    assert facts.model == "fake"
+    assert facts.version == "0.99"
+    assert facts.expects_miss is None
+
+
+def test_vllm_without_metrics_leaves_the_page_size_open(fake_server: FakeServer) -> None:
+    fake_server.behaviour.known_endpoints = frozenset({"models"})
+    assert ask(fake_server, lambda client: VllmControl(client).facts()).page_size is None
+
+
+def test_a_flush_that_works_is_done(fake_server: FakeServer) -> None:
+    assert native_flush(fake_server).done
+    assert vllm_flush(fake_server).done
+
+
+def test_a_refused_flush_is_tried_again_and_then_told(
+    fake_server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def at_once(seconds: float) -> None: ...
+
+    monkeypatch.setattr(control.asyncio, "sleep", at_once)
+    fake_server.behaviour.flush = "refuses"
+    answer = native_flush(fake_server)
+    assert answer == FlushAnswer(False, "HTTP 400: not idle")
+    assert fake_server.num_flushes == control.NUM_FLUSH_ATTEMPTS
+
+
+def test_status_200_with_success_false_is_not_done(fake_server: FakeServer) -> None:
+    fake_server.behaviour.flush = "refuses"
+    assert not vllm_flush(fake_server).done
+
+
+def test_a_server_without_the_endpoint_is_not_asked_twice(fake_server: FakeServer) -> None:
+    fake_server.behaviour.flush = "missing"
+    assert not native_flush(fake_server).done
+    assert fake_server.num_flushes == 1
+    assert "VLLM_SERVER_DEV_MODE" in vllm_flush(fake_server).detail
+
+
+def test_beside_an_openai_api_the_admin_api_is_found(fake_server: FakeServer) -> None:
+    def found() -> str:
+        return type(ask(fake_server, lambda client: find_control(client, "openai"))).__name__
+
+    assert found() == "NativeControl"
+    fake_server.behaviour = replace(fake_server.behaviour, known_endpoints=frozenset({"metrics"}))
+    assert found() == "VllmControl"
+    fake_server.behaviour = replace(fake_server.behaviour, known_endpoints=frozenset())
+    assert found() == "OpenAIControl"
+
+
+def test_a_plain_openai_server_has_a_name_at_most_and_no_flush(fake_server: FakeServer) -> None:
+    facts = ask(fake_server, lambda client: OpenAIControl(client, "openai").facts())
+    assert facts == ServerFacts(backend="openai", model="fake", max_model_len=100_000)
+    fake_server.behaviour.known_endpoints = frozenset()
+    assert ask(fake_server, lambda client: OpenAIControl(client, "openai").facts()).model is None
+    assert not ask(fake_server, lambda client: OpenAIControl(client, "openai").flush()).done
+
+
+def test_a_server_that_is_not_there_is_an_error_that_names_it() -> None:
+    nowhere = FakeServer()
+    nowhere.url = "http://127.0.0.1:9"
+    with pytest.raises(TargetError, match="could not connect"):
+        native_facts(nowhere)
+
+
+def test_a_server_of_another_kind_is_an_error(fake_server: FakeServer) -> None:
+    fake_server.behaviour.known_endpoints = frozenset()
+    with pytest.raises(TargetError, match="HTTP 404 from /server_info"):
+        native_facts(fake_server)

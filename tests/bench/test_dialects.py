@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from prefixlab.bench.targets.dialects import ChatDialect, CompletionsDialect, NativeDialect
+from prefixlab.core.block_hash import as_token_ids
+from prefixlab.core.errors import ConfigError, TargetError
+from prefixlab.core.target import Chunk, TargetRequest
+
+IDS = TargetRequest("r", 8, prompt_token_ids=as_token_ids([5, 6]), extra_body={"min_p": 0.1})
+MESSAGES = TargetRequest("r", 8, messages=({"role": "user", "content": "hi"},), ignore_eos=False)
+
+
+def read(dialect: Any, event: object) -> Chunk:
+    chunk: Chunk = dialect.read(json.dumps(event).encode(), 1.5)
+    return chunk
+
+
+def test_a_native_request_is_spelt_as_sglang_spells_it() -> None:
+    assert NativeDialect().body(IDS, "m") == {
+        "input_ids": [5, 6],
+        "sampling_params": {"temperature": 0.0, "max_new_tokens": 8, "ignore_eos": True},
+        "stream": True,
+        "min_p": 0.1,
+    }
+
+
+def test_a_completion_request_carries_token_ids_and_asks_for_usage() -> None:
+    body = CompletionsDialect(continuous_usage=True).body(IDS, "m")
+    assert body["prompt"] == [5, 6]
+    assert body["model"] == "m"
+    assert body["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
+    assert body["ignore_eos"] is True
+    assert body["min_p"] == 0.1
+
+
+def test_a_strict_openai_server_is_sent_no_field_it_would_not_know() -> None:
+    body = ChatDialect().body(MESSAGES, None)
+    assert set(body) == {"messages", "max_completion_tokens", "temperature", "stream", "stream_options"}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "request_"),
+    [(NativeDialect(), MESSAGES), (CompletionsDialect(), MESSAGES), (ChatDialect(), IDS)],
+)
+def test_a_prompt_an_api_cannot_carry_is_an_error(dialect: Any, request_: TargetRequest) -> None:
+    with pytest.raises(ConfigError, match="takes"):
+        dialect.body(request_, "m")
+
+
+def test_the_extra_body_wins_over_everything() -> None:
+    request = TargetRequest("r", 8, prompt_text="hi", extra_body={"max_tokens": 3})
+    assert CompletionsDialect().body(request, "m")["max_tokens"] == 3
+
+
+def test_native_events_tell_totals_and_cached_tokens() -> None:
+    meta = {
+        "prompt_tokens": 9,
+        "completion_tokens": 2,
+        "cached_tokens": 0,
+        "finish_reason": {"type": "length"},
+    }
+    chunk = read(NativeDialect(), {"text": "ab", "meta_info": meta})
+    assert chunk == Chunk(1.5, "ab", True, 2, 9, 0, "length")
+
+
+def test_a_native_event_before_the_first_token_carries_none() -> None:
+    assert not read(NativeDialect(), {"text": "", "meta_info": {"completion_tokens": 0}}).carries_tokens
+
+
+def test_a_token_without_text_is_a_token() -> None:
+    half = {"choices": [{"text": "", "finish_reason": None}]}
+    assert read(CompletionsDialect(), half).carries_tokens
+    native = {"text": "", "meta_info": {"completion_tokens": 1}}
+    assert read(NativeDialect(), native).carries_tokens
+
+
+def test_a_role_opens_a_chat_stream_and_is_not_a_token() -> None:
+    role = {"choices": [{"delta": {"role": "assistant", "content": ""}}]}
+    assert not read(ChatDialect(), role).carries_tokens
+
+
+@pytest.mark.parametrize("field", ["content", "reasoning_content", "reasoning"])
+def test_content_and_reasoning_are_tokens(field: str) -> None:
+    assert read(ChatDialect(), {"choices": [{"delta": {field: "x"}}]}).carries_tokens
+
+
+def test_a_bare_finish_reason_is_not_a_token() -> None:
+    assert not read(CompletionsDialect(), {"choices": [{"text": "", "finish_reason": "stop"}]}).carries_tokens
+
+
+@pytest.mark.parametrize("details", [None, {}, {"cached_tokens": None}])
+def test_cached_tokens_a_server_does_not_name_stay_none(details: object) -> None:
+    usage = {"prompt_tokens": 4, "completion_tokens": 1, "prompt_tokens_details": details}
+    chunk = read(CompletionsDialect(), {"choices": [], "usage": usage})
+    assert chunk.num_cached_tokens is None
+    assert chunk.num_prompt_tokens == 4
+    assert not chunk.carries_tokens
+
+
+def test_cached_tokens_of_usage_are_read() -> None:
+    usage = {"prompt_tokens_details": {"cached_tokens": 0}}
+    assert read(ChatDialect(), {"choices": [], "usage": usage}).num_cached_tokens == 0
+
+
+@pytest.mark.parametrize("dialect", [NativeDialect(), CompletionsDialect(), ChatDialect()])
+@pytest.mark.parametrize(
+    "payload",
+    [b"{not json", b"[1]", b'{"error": {"message": "boom"}}', b'{"object": "error", "message": "x"}', b"{}"],
+)
+def test_an_event_that_is_no_answer_is_an_error_that_quotes_it(dialect: Any, payload: bytes) -> None:
+    with pytest.raises(TargetError) as caught:
+        dialect.read(payload, 0.0)
+    assert payload.decode() in str(caught.value)
+
+
+def test_a_long_answer_is_quoted_in_part() -> None:
+    with pytest.raises(TargetError) as caught:
+        NativeDialect().read(b"x" * 5000, 0.0)
+    assert len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize("count", [-1, 1.5, "3", True])
+def test_a_count_that_is_none_is_an_error(count: object) -> None:
+    with pytest.raises(TargetError, match="completion_tokens is not a count"):
+        read(NativeDialect(), {"meta_info": {"completion_tokens": count}})
+
+
+def test_a_server_that_gives_up_with_status_200_has_failed() -> None:
+    meta = {"finish_reason": {"type": "abort", "message": "out of pages"}}
+    with pytest.raises(TargetError, match="out of pages"):
+        read(NativeDialect(), {"text": "", "meta_info": meta})
+    with pytest.raises(TargetError, match="gave up"):
+        read(CompletionsDialect(), {"choices": [{"text": "", "finish_reason": "abort"}]})

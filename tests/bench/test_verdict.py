@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tests.bench.helpers import ok_record
+
+from prefixlab.bench.records import Outcome, Record
+from prefixlab.bench.verdict import Verdict, check_cache, delivery_notes
+
+
+def answered(number: int, cached: int | None, expected: int | None = 64, **fields: int) -> Record:
+    return ok_record(
+        f"r{number}",
+        planned_prompt_tokens=100,
+        num_expected_cached_tokens=expected,
+        num_cached_tokens=cached,
+        **fields,
+    )
+
+
+def test_what_was_expected_of_every_request_is_consistent() -> None:
+    check = check_cache([answered(0, 64), answered(1, 64)])
+    assert check.verdict is Verdict.CONSISTENT
+    assert (check.expected_cached_tokens, check.cached_tokens, check.prompt_tokens) == (128, 128, 200)
+    assert check.hit_rate == check.expected_hit_rate == 0.64
+    assert check.detail == ""
+
+
+def test_one_silent_answer_makes_the_total_unknown_and_not_smaller() -> None:
+    check = check_cache([answered(0, 64), answered(1, None)])
+    assert check.verdict is Verdict.NOT_REPORTED
+    assert check.cached_tokens is None
+    assert check.hit_rate is None
+    assert "1 of 2" in check.detail
+
+
+def test_less_and_more_are_named_with_an_example() -> None:
+    less = check_cache([answered(0, 64), answered(1, 48)])
+    assert less.verdict is Verdict.LESS
+    assert "r1: 48 instead of 64" in less.detail
+    assert check_cache([answered(0, 80)]).verdict is Verdict.MORE
+
+
+def test_two_mistakes_do_not_cancel_out() -> None:
+    check = check_cache([answered(0, 48), answered(1, 80)])
+    assert check.cached_tokens == check.expected_cached_tokens
+    assert check.verdict is Verdict.LESS
+
+
+def test_without_a_page_size_nothing_is_claimed() -> None:
+    assert check_cache([answered(0, 64, expected=None)]).verdict is Verdict.UNCHECKED
+
+
+def test_failed_requests_are_not_part_of_the_ledger() -> None:
+    lost = replace(answered(1, None), outcome=Outcome.FAILED, error="HTTP 503")
+    check = check_cache([answered(0, 64), lost])
+    assert check.verdict is Verdict.CONSISTENT
+    assert check.prompt_tokens == 100
+    assert check_cache([lost]).verdict is Verdict.NOTHING_FINISHED
+
+
+def test_a_server_that_counts_other_prompt_tokens_is_named() -> None:
+    check = check_cache([answered(0, 48, num_prompt_tokens=103)])
+    assert "the server counted 103 prompt tokens, not 100" in check.detail
+
+
+def test_failures_and_odd_lengths_are_noted() -> None:
+    short = ok_record("short", planned_output_tokens=8)
+    lost = Record("lost", Outcome.FAILED, intended_s=0.0, error="HTTP 503: full")
+    guessed = ok_record("guessed", planned_output_tokens=1, counts_estimated=True)
+    notes = delivery_notes([short, lost, guessed], ignore_eos=True)
+    assert any("1 instead of 8" in note for note in notes)
+    assert any("1 of 3 requests failed, first: HTTP 503: full" in note for note in notes)
+    assert any("estimate" in note for note in notes)
+    assert not any("instead of" in note for note in delivery_notes([short], ignore_eos=False))

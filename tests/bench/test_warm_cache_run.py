@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.bench.fake_server import FakeServer
+
+from prefixlab.bench.cold_start import Coldness
+from prefixlab.bench.config import REMOTE, TargetConfig, WarmCacheOptions
+from prefixlab.bench.endpoint import MakeTokenizer, open_endpoint
+from prefixlab.bench.records import Record
+from prefixlab.bench.verdict import Verdict
+from prefixlab.bench.warm_cache import PointRun, measuring_order, run_warm_cache
+from prefixlab.bench.workloads.warm_cache import PointShape
+from prefixlab.core.byte_tokenizer import ByteTokenizer
+from prefixlab.core.clock import MonotonicClock
+from prefixlab.core.errors import ConfigError, TargetError
+
+
+class Watching:
+    """A Listener that keeps what it sees."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[int, int]] = []
+        self.requests: list[Record] = []
+        self.runs: list[PointRun] = []
+
+    def point_started(self, shape: PointShape, repeat: int, num_requests: int) -> None:
+        self.started.append((shape.pct, repeat))
+
+    def request_done(self, record: Record) -> None:
+        self.requests.append(record)
+
+    def point_done(self, run: PointRun) -> None:
+        self.runs.append(run)
+
+
+SMALL = WarmCacheOptions(
+    total_tokens=120, pcts=(0, 50, 90), num_prompts=6, output_len=3, max_concurrency=2, seed=42, repeats=1
+)
+
+
+def sweep(
+    server: FakeServer,
+    *,
+    options: WarmCacheOptions = SMALL,
+    make_tokenizer: MakeTokenizer = lambda facts: None,
+    listener: Watching | None = None,
+    **target: Any,
+) -> list[PointRun]:
+    async def measure() -> list[PointRun]:
+        config = TargetConfig(base_url=server.url, **target)
+        async with open_endpoint(config, server.url, make_tokenizer, MonotonicClock()) as endpoint:
+            return await run_warm_cache(endpoint, options, listener or Watching())
+
+    return asyncio.run(measure())
+
+
+@pytest.mark.parametrize("backend", ["prefixlab", "sglang", "vllm", "openai"])
+@pytest.mark.parametrize("page_size", [1, 16, 64])
+def test_every_point_is_cold_warmed_and_consistent(
+    fake_server: FakeServer, backend: str, page_size: int
+) -> None:
+    fake_server.behaviour.page_size = page_size
+    runs = sweep(fake_server, backend=backend)
+    assert [run.shape.pct for run in runs] == [0, 50, 90]
+    for run in runs:
+        assert run.check.verdict is Verdict.CONSISTENT
+        assert run.check.expected_cached_tokens == 6 * run.shape.expected_cached_tokens(page_size)
+        assert run.cold_start.coldness is (Coldness.PROVEN if page_size < 120 else Coldness.ASSUMED)
+        assert run.salt == 0
+        assert run.metrics.ok == 6
+        assert run.metrics.num_output_tokens == 18
+    assert fake_server.peak_in_flight <= 2
+
+
+def test_chat_is_measured_to_the_token_too(fake_server: FakeServer) -> None:
+    options = replace(SMALL, total_tokens=400)
+    for page_size in (1, 16):
+        fake_server.reset()
+        fake_server.behaviour.page_size = page_size
+        runs = sweep(
+            fake_server, backend="openai-chat", options=options, make_tokenizer=lambda facts: ByteTokenizer()
+        )
+        assert [run.check.verdict for run in runs] == [Verdict.CONSISTENT] * 3
+        assert any("chat template" in note for note in runs[0].notes)
+
+
+def test_chat_without_the_tokenizer_is_an_error_that_says_why(fake_server: FakeServer) -> None:
+    with pytest.raises(ConfigError, match="nobody knows which tokens"):
+        sweep(fake_server, backend="openai-chat")
+
+
+def test_chat_with_another_tokenizer_than_the_servers_is_found_out(fake_server: FakeServer) -> None:
+    class Other(ByteTokenizer):
+        def apply_chat_template(self, messages: Any) -> str:
+            return "Instruction: " + super().apply_chat_template(messages)
+
+    with pytest.raises(TargetError, match="another tokenizer, or another template"):
+        sweep(
+            fake_server,
+            backend="openai-chat",
+            options=replace(SMALL, total_tokens=400),
+            make_tokenizer=lambda facts: Other(),
+        )
+
+
+@pytest.mark.parametrize("how", ["lies", "missing"])
+def test_a_server_that_cannot_be_emptied_gets_prompts_it_has_never_seen(
+    fake_server: FakeServer, how: str
+) -> None:
+    fake_server.behaviour.flush = how
+    runs = sweep(fake_server, options=replace(SMALL, repeats=2))
+    assert all(run.cold_start.coldness is Coldness.SALTED for run in runs)
+    assert all(run.check.verdict is Verdict.CONSISTENT for run in runs)
+    assert len({run.salt for run in runs}) == 6, "every point of every repeat is new"
+    assert fake_server.num_flushes == 1, "once found out, it is not asked again"
+
+
+def test_a_server_that_does_not_report_is_named(fake_server: FakeServer) -> None:
+    fake_server.behaviour.reports_cached = False
+    for run in sweep(fake_server):
+        assert run.check.verdict is Verdict.NOT_REPORTED
+        assert run.check.cached_tokens is None
+        assert run.cold_start.coldness is Coldness.ASSUMED
+
+
+def test_a_server_that_claims_more_is_named_and_its_cold_start_doubted(fake_server: FakeServer) -> None:
+    fake_server.behaviour.extra_cached = 16
+    runs = sweep(fake_server)
+    assert all(run.check.verdict is Verdict.MORE for run in runs)
+    assert all(run.cold_start.coldness is Coldness.SALTED for run in runs)
+    assert any("did not start cold" in note for run in runs for note in run.notes)
+
+
+def test_a_cache_that_never_hits_is_less_than_expected(fake_server: FakeServer) -> None:
+    fake_server.behaviour.info = {"force_miss": False}
+    fake_server.behaviour.force_miss = True
+    runs = sweep(fake_server)
+    assert [run.check.verdict for run in runs] == [Verdict.CONSISTENT, Verdict.LESS, Verdict.LESS]
+    assert runs[2].check.cached_tokens == 0
+    assert runs[2].check.expected_cached_tokens == 6 * 96
+
+
+@pytest.mark.parametrize("told_by", ["server", "flag"])
+def test_a_miss_that_is_meant_is_consistent(fake_server: FakeServer, told_by: str) -> None:
+    fake_server.behaviour.force_miss = True
+    if told_by == "flag":
+        fake_server.behaviour.info = {"force_miss": False}
+    for run in sweep(fake_server, expect_miss=told_by == "flag"):
+        assert run.check.verdict is Verdict.CONSISTENT
+        assert run.check.expected_cached_tokens == run.check.cached_tokens == 0
+
+
+def test_a_page_size_nobody_knows_leaves_hits_unchecked_unless_given(fake_server: FakeServer) -> None:
+    fake_server.behaviour.known_endpoints = frozenset({"models"})
+    assert {run.check.verdict for run in sweep(fake_server, backend="openai")} == {Verdict.UNCHECKED}
+    fake_server.reset()
+    fake_server.behaviour.known_endpoints = frozenset({"models"})
+    runs = sweep(fake_server, backend="openai", page_size=16)
+    assert {run.check.verdict for run in runs} == {Verdict.CONSISTENT}
+
+
+def test_a_page_size_the_server_contradicts_is_refused(fake_server: FakeServer) -> None:
+    with pytest.raises(ConfigError, match="--page-size 64: the server says its pages hold 16"):
+        sweep(fake_server, page_size=64)
+
+
+def test_a_prefix_shorter_than_a_page_is_noted(fake_server: FakeServer) -> None:
+    fake_server.behaviour.page_size = 100
+    runs = sweep(fake_server)
+    assert any("shorter than a page of 100" in note for note in runs[1].notes)
+    assert runs[1].check.verdict is Verdict.CONSISTENT
+
+
+def test_prompts_too_long_for_the_server_are_refused_before_anything_is_sent(fake_server: FakeServer) -> None:
+    with pytest.raises(ConfigError, match="takes at most 100000 tokens"):
+        sweep(fake_server, options=replace(SMALL, total_tokens=99_998))
+    assert not fake_server.bodies
+
+
+def test_failed_requests_are_counted_named_and_not_fatal(fake_server: FakeServer) -> None:
+    def after(num_requests: int) -> Callable[[Record], None]:
+        seen: list[Record] = []
+
+        def on_record(record: Record) -> None:
+            seen.append(record)
+            if len(seen) == num_requests:
+                fake_server.behaviour.fault, fake_server.behaviour.num_faults = "status", 2
+
+        return on_record
+
+    listener = Watching()
+    listener.request_done = after(2)  # type: ignore[method-assign]
+    runs = sweep(fake_server, listener=listener)
+    assert sum(run.metrics.failed for run in runs) == 2
+    assert all(run.metrics.planned == run.metrics.ok + run.metrics.failed == 6 for run in runs)
+    assert any("HTTP 503" in note for run in runs for note in run.notes)
+
+
+def test_a_server_that_fails_the_trial_ends_the_run(fake_server: FakeServer) -> None:
+    fake_server.behaviour.fault = "abort"
+    with pytest.raises(TargetError, match=r"the trial request failed: .*no pages left"):
+        sweep(fake_server)
+
+
+def test_outputs_cut_short_are_noted(fake_server: FakeServer) -> None:
+    fake_server.behaviour.stop_after = 2
+    assert any("2 instead of 3" in note for note in sweep(fake_server)[0].notes)
+    fake_server.reset()
+    fake_server.behaviour.stop_after = 2
+    runs = sweep(fake_server, disable_ignore_eos=True)
+    assert not any("instead of" in note for run in runs for note in run.notes)
+    assert not fake_server.bodies[-1]["sampling_params"]["ignore_eos"]
+
+
+def test_a_point_is_the_same_whatever_other_points_run(fake_server: FakeServer) -> None:
+    def prompts_at_50(pcts: tuple[int, ...]) -> list[list[int]]:
+        fake_server.reset()
+        sweep(fake_server, options=replace(SMALL, pcts=pcts))
+        measured = [body["input_ids"] for body in fake_server.bodies if len(body["input_ids"]) == 120]
+        return sorted(measured[-6:] if pcts[-1] == 50 else measured[-12:-6])
+
+    assert (
+        prompts_at_50((50,)) == prompts_at_50((0, 50)) == prompts_at_50((90, 50)) == prompts_at_50((50, 90))
+    )
+
+
+def test_repeats_measure_the_same_prompts_in_another_order_of_points(fake_server: FakeServer) -> None:
+    options = replace(SMALL, repeats=3, pcts=(0, 25, 50, 75, 90))
+    listener = Watching()
+    runs = sweep(fake_server, options=options, listener=listener)
+    orders = [[pct for pct, repeat in listener.started if repeat == wanted] for wanted in range(3)]
+    assert orders[0] == [0, 25, 50, 75, 90]
+    assert sorted(orders[1]) == sorted(orders[2]) == orders[0]
+    assert orders == [measuring_order(options, repeat) for repeat in range(3)]
+    assert orders[1] != orders[2]
+    assert {run.check.verdict for run in runs} == {Verdict.CONSISTENT}
+    assert len({record.request_id for run in runs for record in run.records}) == 3 * 5 * 6
+    assert listener.runs == runs
+    assert len(listener.requests) == 90
+
+
+def test_the_extra_body_goes_into_every_request(fake_server: FakeServer) -> None:
+    sweep(fake_server, extra_request_body='{"priority": 7}')
+    assert all(body["priority"] == 7 for body in fake_server.bodies)
+
+
+def test_the_seeds_defaults_are_for_a_server_at_a_url() -> None:
+    assert (
+        WarmCacheOptions(
+            total_tokens=70_000,
+            pcts=(0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 92, 95, 97, 99),
+            num_prompts=64,
+            output_len=200,
+            max_concurrency=4,
+            seed=42,
+            repeats=1,
+        )
+        == REMOTE
+    )
