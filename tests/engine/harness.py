@@ -1,4 +1,4 @@
-"""Helpers of the engine's tests: small models, and a page table driven by hand, without cache or scheduler."""
+"""Helpers of the engine's tests: small models, and a page table driven by hand."""
 
 from __future__ import annotations
 
@@ -52,17 +52,24 @@ def make_runner(
 
 
 class Table:
-    """A page table over a runner's pool, whose rows are given pages in an order that looks nothing like theirs.
+    """A page table whose rows get pages in an order that looks nothing like theirs.
 
     `batch` makes a Batch from (row, tokens so far, tokens now) entries.
     """
 
-    def __init__(self, runner: TorchRunner, *, num_rows: int = 8, max_len: int = 512, seed: int = 0) -> None:
-        self.page_size = runner.pool.page_size
+    def __init__(
+        self, num_pages: int, page_size: int, *, num_rows: int = 8, max_len: int = 512, seed: int = 0
+    ) -> None:
+        self.page_size = page_size
         pages_per_row = -(-max_len // self.page_size)
         # −1 where a row has no page: nothing may be read through it.
         self.pages = np.full((num_rows, pages_per_row), -1, dtype=np.int32)
-        self._free = np.random.default_rng(seed).permutation(runner.pool.num_pages).tolist()
+        self._free = np.random.default_rng(seed).permutation(num_pages).tolist()
+
+    @classmethod
+    def of(cls, runner: TorchRunner) -> Table:
+        """A table over all pages of `runner`."""
+        return cls(runner.pool.num_pages, runner.pool.page_size)
 
     def grow(self, row: int, num_tokens: int) -> None:
         """Give `row` pages for tokens [0, num_tokens)."""

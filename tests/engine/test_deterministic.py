@@ -1,5 +1,5 @@
-"""Deterministic mode, bit for bit: whatever the chunks, pages, neighbours and cache hits, one token's logits are
-one row of numbers. Compared with torch.equal, never with a tolerance.
+"""Deterministic mode, bit for bit: whatever the chunks, pages, neighbours and cache hits, a token's logits
+are one row of numbers. Compared with torch.equal, never with a tolerance.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.engine.harness import SMALL, Table, make_runner, random_tokens
 
 from prefixlab.engine.runner import TILE_SIZE, TorchRunner
 from prefixlab.engine.shapes import TINY
 from prefixlab.engine.weights import dummy_weights
-from tests.engine.harness import SMALL, Table, make_runner, random_tokens
 
 DTYPES = [torch.float32, torch.bfloat16]
 # Biases, an untied head, one key-value head per query head, sizes that are no multiple of anything.
@@ -33,7 +33,9 @@ ODD = replace(
     tied_embeddings=False,
 )
 MODELS = {"small": SMALL, "odd": ODD, "tiny": replace(TINY, max_len=512, vocab_size=300, num_layers=2)}
-WEIGHTS = {(name, dtype): dummy_weights(config, dtype, 1) for name, config in MODELS.items() for dtype in DTYPES}
+WEIGHTS = {
+    (name, dtype): dummy_weights(config, dtype, 1) for name, config in MODELS.items() for dtype in DTYPES
+}
 
 
 def runner_of(name: str, dtype: torch.dtype, page_size: int = 16) -> TorchRunner:
@@ -49,10 +51,12 @@ def runner_of(name: str, dtype: torch.dtype, page_size: int = 16) -> TorchRunner
 
 def logits_at_once(name: str, dtype: torch.dtype, tokens: list[int]) -> torch.Tensor:
     runner = runner_of(name, dtype)
-    return runner.logits(Table(runner).batch((0, 0, tokens)))
+    return runner.logits(Table.of(runner).batch((0, 0, tokens)))
 
 
-def in_chunks(runner: TorchRunner, table: Table, row: int, tokens: list[int], chunks: list[int]) -> torch.Tensor:
+def in_chunks(
+    runner: TorchRunner, table: Table, row: int, tokens: list[int], chunks: list[int]
+) -> torch.Tensor:
     parts, start = [], 0
     for length in chunks:
         parts.append(runner.logits(table.batch((row, start, tokens[start : start + length]))))
@@ -68,7 +72,7 @@ def test_neither_chunks_nor_pages_change_a_bit(name: str, dtype: torch.dtype, pa
     tokens = random_tokens(150, seed=1)
     expected = logits_at_once(name, dtype, tokens)
     runner = runner_of(name, dtype, page_size)
-    table = Table(runner)
+    table = Table.of(runner)
     for chunks in ([150], [7] * 21 + [3], [16, 16, 100, 18], [149, 1], [1, 149], [64, 64, 22]):
         assert torch.equal(in_chunks(runner, table, 0, tokens, chunks), expected), chunks
         table.give_back(0)
@@ -79,7 +83,7 @@ def test_neither_chunks_nor_pages_change_a_bit(name: str, dtype: torch.dtype, pa
 def test_decoding_token_by_token_gives_the_bits_of_a_prefill(name: str, dtype: torch.dtype) -> None:
     tokens = random_tokens(70, seed=2)
     runner = runner_of(name, dtype)
-    one_by_one = in_chunks(runner, Table(runner), 0, tokens, [1] * 70)
+    one_by_one = in_chunks(runner, Table.of(runner), 0, tokens, [1] * 70)
     assert torch.equal(one_by_one, logits_at_once(name, dtype, tokens))
 
 
@@ -88,7 +92,7 @@ def test_decoding_token_by_token_gives_the_bits_of_a_prefill(name: str, dtype: t
 def test_a_cached_prefix_gives_the_bits_of_computing_it(name: str, dtype: torch.dtype) -> None:
     shared, own = random_tokens(80, seed=3), random_tokens(45, seed=4)
     runner = runner_of(name, dtype, page_size=5)
-    table = Table(runner)
+    table = Table.of(runner)
     # The owner of the prefix came in other chunks, with another continuation, beside others.
     runner.logits(table.batch((0, 0, shared[:33]), (3, 0, random_tokens(50, seed=5))))
     runner.logits(table.batch((0, 33, shared[33:] + random_tokens(9, seed=6)), (3, 50, [7])))
@@ -103,7 +107,7 @@ def test_a_cached_prefix_gives_the_bits_of_computing_it(name: str, dtype: torch.
 def test_neighbours_change_nothing_even_in_the_same_tile(name: str, dtype: torch.dtype) -> None:
     """Decode rows share tiles where their positions allow; all at one position need a tile each."""
     runner = runner_of(name, dtype)
-    table = Table(runner)
+    table = Table.of(runner)
     lengths = [20, 21, 22, 37, 36, 20, 64, 90]
     prompts = [random_tokens(length, seed=10 + i) for i, length in enumerate(lengths)]
     for row, prompt in enumerate(prompts):
@@ -127,7 +131,7 @@ def test_random_mixes_of_rows_give_the_same_bits(dtype: torch.dtype, data: st.Da
     prompts = [random_tokens(length, seed=100 + i) for i, length in enumerate(lengths)]
     expected = [logits_at_once("odd", dtype, prompt) for prompt in prompts]
     runner = runner_of("odd", dtype, page_size)
-    table = Table(runner)
+    table = Table.of(runner)
     progress = [0] * len(prompts)
     for step in [*steps, lengths]:
         entries = [

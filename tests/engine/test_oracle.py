@@ -1,8 +1,8 @@
 """The engine against Hugging Face transformers on the same weights, for every architecture it claims.
 
-Each model is a small random one that transformers itself writes to a folder. Logits must agree within 1e-4 in
-float32, however the prompt comes in; greedy tokens must agree wherever the two likeliest logits differ by more
-than 1e-3, and the others are counted and printed.
+Each model is a small random one that transformers itself writes to a folder. Logits must agree within 1e-4
+in float32, however the prompt comes in; greedy tokens must agree wherever the two likeliest logits differ by
+more than 1e-3, and the others are counted and printed.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.engine.harness import Table, make_request, make_runner
 
 from prefixlab.engine.model_config import read_model_config
 from prefixlab.engine.runner import TorchRunner
 from prefixlab.engine.weights import load_weights
-from tests.engine.harness import Table, make_request, make_runner
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of other libraries, while they are imported
@@ -113,13 +113,13 @@ def assert_same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 def test_a_whole_prompt_has_the_oracles_logits(oracle: Oracle, page_size: int) -> None:
     runner = oracle.runner(page_size=page_size, num_pages=256)
     tokens = oracle.tokens(150, seed=1)
-    assert_same(runner.logits(Table(runner).batch((0, 0, tokens))), oracle.logits(tokens))
+    assert_same(runner.logits(Table.of(runner).batch((0, 0, tokens))), oracle.logits(tokens))
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64])
 def test_a_prompt_in_chunks_has_the_oracles_logits(oracle: Oracle, chunk: int) -> None:
     runner = oracle.runner()
-    table = Table(runner)
+    table = Table.of(runner)
     tokens = oracle.tokens(100, seed=2)
     parts = [
         runner.logits(table.batch((0, start, tokens[start : start + chunk])))
@@ -133,7 +133,7 @@ def test_a_prompt_longer_than_a_block_of_queries_has_the_oracles_logits(
 ) -> None:
     monkeypatch.setattr("prefixlab.engine.attention.plan.QUERY_BLOCK", 32)
     runner = oracle.runner()
-    table = Table(runner)
+    table = Table.of(runner)
     tokens = oracle.tokens(200, seed=3)
     first = runner.logits(table.batch((0, 0, tokens[:90])))
     second = runner.logits(table.batch((0, 90, tokens[90:])))
@@ -142,7 +142,7 @@ def test_a_prompt_longer_than_a_block_of_queries_has_the_oracles_logits(
 
 def test_a_prompt_on_another_ones_cached_prefix_has_the_oracles_logits(oracle: Oracle) -> None:
     runner = oracle.runner()
-    table = Table(runner)
+    table = Table.of(runner)
     shared, own = oracle.tokens(96, seed=4), oracle.tokens(40, seed=5)
     runner.logits(table.batch((0, 0, shared + oracle.tokens(20, seed=6))))
     table.share(0, 1, 96)
@@ -152,7 +152,7 @@ def test_a_prompt_on_another_ones_cached_prefix_has_the_oracles_logits(oracle: O
 
 def test_rows_of_all_kinds_in_one_batch_have_the_oracles_logits(oracle: Oracle) -> None:
     runner = oracle.runner()
-    table = Table(runner)
+    table = Table.of(runner)
     lengths = [3, 17, 120, 50, 51, 64]
     prompts = [oracle.tokens(length, seed=10 + length) for length in lengths]
     # Rows 2 … 5 have all but their last token in the pages, row 1 a page, row 0 nothing.
@@ -167,7 +167,7 @@ def test_rows_of_all_kinds_in_one_batch_have_the_oracles_logits(oracle: Oracle) 
 
 def test_deterministic_mode_has_the_oracles_logits(oracle: Oracle) -> None:
     runner = oracle.runner(deterministic=True)
-    table = Table(runner)
+    table = Table.of(runner)
     tokens, other = oracle.tokens(90, seed=20), oracle.tokens(33, seed=21)
     first = runner.logits(table.batch((0, 0, tokens[:37]), (1, 0, other)))
     second = runner.logits(table.batch((0, 37, tokens[37:])))
@@ -179,10 +179,11 @@ def test_deterministic_mode_has_the_oracles_logits(oracle: Oracle) -> None:
 def test_greedy_tokens_are_the_oracles_where_it_is_sure(oracle: Oracle, batch_size: int) -> None:
     """Prefill in chunks on a shared prefix, then decode together; judged by the oracle on our own output."""
     runner = oracle.runner()
-    table = Table(runner)
+    table = Table.of(runner)
     shared = oracle.tokens(32, seed=30)
     requests = [
-        make_request(shared + oracle.tokens(5 + 9 * i, seed=31 + i), request_id=str(i)) for i in range(batch_size)
+        make_request(shared + oracle.tokens(5 + 9 * i, seed=31 + i), request_id=str(i))
+        for i in range(batch_size)
     ]
     runner.run(table.batch((7, 0, shared)))
     for row, request in enumerate(requests):
@@ -194,7 +195,8 @@ def test_greedy_tokens_are_the_oracles_where_it_is_sure(oracle: Oracle, batch_si
         request.output_token_ids.append(int(result.token_ids[0]))
     for _ in range(15):
         entries = [
-            (row, request.num_tokens - 1, request.output_token_ids[-1:]) for row, request in enumerate(requests)
+            (row, request.num_tokens - 1, request.output_token_ids[-1:])
+            for row, request in enumerate(requests)
         ]
         result = runner.run(table.batch(*entries, requests=requests))
         for request, token_id in zip(requests, result.token_ids.tolist(), strict=True):
