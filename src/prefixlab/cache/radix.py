@@ -18,12 +18,13 @@ from prefixlab.cache.base import Handle, InsertResult, Match, Receipt
 from prefixlab.cache.events import TreeEvents
 from prefixlab.cache.eviction import Evictable, EvictionQueue, Key
 from prefixlab.cache.pages import PageAllocator
-from prefixlab.cache.tree_node import ChildKey, TreeNode, common_length, frozen_copy
+from prefixlab.cache.tree_node import TreeNode, common_length, frozen_copy
 from prefixlab.core.batch import IntArray
 from prefixlab.core.block_hash import Namespace, TokenIds
 from prefixlab.core.errors import CacheError
 from prefixlab.core.seams import EventSink
 
+_TOKEN_BYTES = 4
 _NO_TOKENS: IntArray = frozen_copy(np.empty(0, dtype=np.int32))
 
 
@@ -91,7 +92,8 @@ class RadixCache:
         priority: int = 0,
         counted_tokens: int = 0,
     ) -> InsertResult:
-        num_tokens = len(tokens) // self.page_size * self.page_size
+        page_size = self.page_size
+        num_pages = len(tokens) // page_size
         path, num_existing_tokens = self._visit(tokens, namespace)
         position = 0
         for node in path:
@@ -99,64 +101,54 @@ class RadixCache:
             node.priority = max(node.priority, priority)
             node.hit_count += position > counted_tokens
         end = path[-1] if path else self._root
-        if num_existing_tokens == num_tokens:
-            if end.ticket:
-                self._queue.add(end)
-        else:
-            new_tokens = frozen_copy(tokens[num_existing_tokens:num_tokens])
-            new_pages = frozen_copy(
-                pages[num_existing_tokens // self.page_size : num_tokens // self.page_size]
-            )
-            self._allocator.share(new_pages)
+        if num_existing_tokens < num_pages * page_size:
+            new_tokens = tokens[num_existing_tokens : num_pages * page_size]
+            new_pages = pages[num_existing_tokens // page_size : num_pages]
             end = self._add_leaf(end, new_tokens, new_pages, namespace, priority)
             path.append(end)
+        elif end.ticket:
+            self._queue.add(end)
         return InsertResult(num_existing_tokens, _pages_of(path), end)
 
-    def _walk(self, tokens: TokenIds, namespace: Namespace) -> tuple[list[TreeNode], int]:
-        """The nodes under which `tokens` lead and how many tokens match in all, a multiple of the page size.
-        All nodes match whole but the last, which may match in part. Changes nothing."""
+    def _walk(self, tokens: TokenIds, namespace: Namespace) -> tuple[list[TreeNode], int, int]:
+        """The nodes that `tokens` lead along, how many tokens match in all (whole pages), and how many of the
+        last node lie beyond the match; the other nodes match whole. Changes nothing."""
         page_size = self.page_size
         stop = len(tokens) // page_size * page_size
         path: list[TreeNode] = []
-        node = self._root
         position = 0
-        while position < stop:
-            child = node.children.get(self._child_key(node, tokens, position, namespace))
-            if child is None:
-                break
-            node = child
-            path.append(node)
-            length = len(node.tokens)
-            if length > page_size:  # the first page is known to match: it is the key
-                rest = tokens[position + page_size : min(position + length, stop)]
-                matched = page_size + common_length(node.tokens[page_size:], rest) // page_size * page_size
-                position += matched
-                if matched < length:
-                    break
-            else:
-                position += length
-        return path, position
+        child = self._root.children.get((namespace, tokens[:page_size].tobytes()))
+        if child is None:
+            return path, 0, 0
+        # Bytes, because they compare in place with a node's tokens and yield the next key in one cut.
+        data = tokens[:stop].tobytes()
+        while child is not None:
+            path.append(child)
+            length = len(child.tokens)
+            if not data.startswith(child.tokens.data, _TOKEN_BYTES * position):
+                matched = common_length(child.tokens, tokens[position:stop]) // page_size * page_size
+                return path, position + matched, length - matched
+            position += length
+            child = child.children.get(data[_TOKEN_BYTES * position : _TOKEN_BYTES * (position + page_size)])
+        return path, position, 0
 
     def _visit(self, tokens: TokenIds, namespace: Namespace) -> tuple[list[TreeNode], int]:
         """Walk, split the last node where the match ends inside it, and stamp the path with a new tick."""
-        path, num_tokens = self._walk(tokens, namespace)
-        if path:
-            excess = sum(len(node.tokens) for node in path) - num_tokens
-            if excess:
-                path[-1] = path[-1].split(len(path[-1].tokens) - excess, self.page_size)
+        path, num_tokens, num_beyond = self._walk(tokens, namespace)
+        if num_beyond:
+            path[-1] = path[-1].split(len(path[-1].tokens) - num_beyond, self.page_size)
         self._tick += 1
         for node in path:
             node.accessed = self._tick
         return path, num_tokens
 
-    def _child_key(self, node: TreeNode, tokens: TokenIds, position: int, namespace: Namespace) -> ChildKey:
-        first_page = tokens[position : position + self.page_size].tobytes()
-        return (namespace, first_page) if node is self._root else first_page
-
     def _add_leaf(
         self, parent: TreeNode, tokens: TokenIds, pages: IntArray, namespace: Namespace, priority: int
     ) -> TreeNode:
-        leaf = TreeNode(parent, self._child_key(parent, tokens, 0, namespace), tokens, pages)
+        self._allocator.share(pages)
+        first_page = tokens[: self.page_size].tobytes()
+        key = (namespace, first_page) if parent is self._root else first_page
+        leaf = TreeNode(parent, key, frozen_copy(tokens), frozen_copy(pages))
         leaf.created = leaf.accessed = self._tick
         leaf.hit_count = 1
         leaf.priority = priority
