@@ -58,9 +58,15 @@ class FakeServer:
         self.behaviour = Behaviour()
         self.pages: set[bytes] = set()
         self.bodies: list[dict[str, Any]] = []
+        self.keys: list[str] = []
+        self._good_left: int | None = None
         self.num_flushes = 0
         self.in_flight = 0
         self.peak_in_flight = 0
+
+    def break_after(self, num_requests: int) -> None:
+        """Answer so many requests more; all others get 503."""
+        self._good_left = num_requests
 
     def app(self) -> Starlette:
         return Starlette(
@@ -186,9 +192,14 @@ class FakeServer:
     async def _read(self, request: Request) -> dict[str, Any]:
         body: dict[str, Any] = await request.json()
         self.bodies.append(body)
+        self.keys.append(request.headers.get("authorization", ""))
         return body
 
     def _fault(self) -> str | None:
+        if self._good_left is not None:
+            self._good_left -= 1
+            if self._good_left < 0:
+                return "status"
         if self.behaviour.num_faults is not None:
             if not self.behaviour.num_faults:
                 return None

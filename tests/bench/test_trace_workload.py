@@ -191,11 +191,6 @@ def test_the_ideal_agrees_with_comparing_every_pair(prompts: list[list[int]], pa
     arrays = [as_token_ids(prompt) for prompt in prompts]
     for i, got in enumerate(ideal_cached_tokens(arrays, page_size)):
         # Only whole pages of an earlier prompt are cached.
-        shared = max(
-            (
-                min(common_prefix(arrays[i], arrays[j]), len(arrays[j]) // page_size * page_size)
-                for j in range(i)
-            ),
-            default=0,
-        )
+        earlier = [array[: len(array) // page_size * page_size] for array in arrays[:i]]
+        shared = max((common_prefix(arrays[i], array) for array in earlier), default=0)
         assert got == expected_cached_tokens(shared, len(arrays[i]), page_size)

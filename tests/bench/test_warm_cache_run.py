@@ -224,9 +224,8 @@ def test_a_point_is_the_same_whatever_other_points_run(fake_server: FakeServer) 
         measured = [body["input_ids"] for body in fake_server.bodies if len(body["input_ids"]) == 120]
         return sorted(measured[-6:] if pcts[-1] == 50 else measured[-12:-6])
 
-    assert (
-        prompts_at_50((50,)) == prompts_at_50((0, 50)) == prompts_at_50((90, 50)) == prompts_at_50((50, 90))
-    )
+    alone = prompts_at_50((50,))
+    assert alone == prompts_at_50((0, 50)) == prompts_at_50((90, 50)) == prompts_at_50((50, 90))
 
 
 def test_repeats_measure_the_same_prompts_in_another_order_of_points(fake_server: FakeServer) -> None:

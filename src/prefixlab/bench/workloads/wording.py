@@ -157,12 +157,12 @@ def _stable_units(tokenizer: Tokenizer) -> Vocabulary:
 
 
 def _misread(tokenizer: Tokenizer, order: TokenIds) -> set[int]:
-    """Of `order`, the ids at which reading back its text first goes astray, piece by piece."""
+    """Of `order`, the ids around which reading back its text first goes astray, piece by piece."""
     misread: set[int] = set()
     for start in range(0, len(order), PIECE):
         piece = order[start : start + PIECE]
         back = as_token_ids(tokenizer.encode(tokenizer.decode(piece.tolist())))
         if not np.array_equal(back, piece):
             place = common_prefix(back, piece)
-            misread |= set(piece[max(0, place - 1) : place + 1].tolist())
+            misread |= set(piece[max(0, place - 1) : place + 2].tolist())
     return misread
