@@ -139,12 +139,8 @@ def report(
     for detail in dict.fromkeys(run.cold_start.detail for run in runs if run.salt):
         print(f"prompts were salted: {detail}")
     if plot is not None:
-        write_plot(
-            plot,
-            points,
-            title=f"{endpoint.facts.model or 'model'} on {where}",
-            setting=setting(endpoint, options),
-        )
+        title = f"What a shared prefix is worth: {endpoint.facts.model or 'model'} on {where}"
+        write_plot(plot, points, title=title, setting=setting(endpoint, options))
         print(f"picture: {plot}")
     judge(points, strict=config.strict)
 
@@ -156,6 +152,7 @@ def block(endpoint: Endpoint, options: WarmCacheOptions, point: PooledPoint) -> 
     return result_block(
         [
             ("Backend:", endpoint.facts.backend),
+            ("Model:", endpoint.facts.model),
             ("Shared prefix (%):", point.shape.pct),
             ("Prefix / suffix (tokens):", f"{point.shape.prefix_len} / {point.shape.suffix_len}"),
             ("Page size (tokens):", endpoint.page_size),
