@@ -38,7 +38,12 @@ class Summary:
 
 def summary(samples: Sequence[float] | np.ndarray) -> Summary:
     p10, median, p90 = np.percentile(np.asarray(samples, dtype=np.float64), [10, 50, 90]).tolist()
-    return Summary(median=median, p10=p10, p90=p90, repeats=len(samples))
+    return Summary(rounded(median), rounded(p10), rounded(p90), repeats=len(samples))
+
+
+def rounded(value: float) -> float:
+    """To five significant digits: no benchmark here knows more."""
+    return float(f"{value:.5g}")
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -64,6 +69,7 @@ def card(*sources: str) -> dict[str, Any]:
         "commit": _commit(sources or ("src", "benchmarks")),
         "cpu": _cpu_name(),
         "num_cpus": os.cpu_count(),
+        "load_average_1min": round(os.getloadavg()[0], 1),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
@@ -73,7 +79,7 @@ def card(*sources: str) -> dict[str, Any]:
 
 def print_card(facts: dict[str, Any]) -> None:
     for key, value in facts.items():
-        print(f"{key:>12}  {value}")
+        print(f"{key:>17}  {value}")
     print()
 
 

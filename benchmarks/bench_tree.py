@@ -19,11 +19,11 @@ from __future__ import annotations
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from _common import Summary, card, parser, print_card, print_table, summary, write_json
+from _common import Summary, card, parser, print_card, print_table, rounded, summary, write_json
 from prefixlab.cache.config import CacheConfig
 from prefixlab.cache.eviction import lru
 from prefixlab.cache.manager import CacheManager
@@ -37,7 +37,9 @@ from prefixlab.core.sampling_params import SamplingParams
 PAGE_SIZE = 16
 LONG = 70_000
 VOCAB_SIZE = 150_000
-OPERATIONS = ("match", "insert", "evict")
+OPERATIONS = ("match", "insert", "evict", "all three")
+
+T = TypeVar("T")
 
 Workload = Callable[[np.random.Generator, int], Iterator[tuple[str, TokenIds]]]
 """(random numbers, resident pages) → endless (label, prompt)."""
@@ -100,22 +102,24 @@ class Tree:
         label, tokens = next(self._prompts)
         cache, allocator = self._cache, self._allocator
 
-        start = time.perf_counter_ns()
-        match = cache.match(tokens, PUBLIC)
-        samples[label, "match"].append((time.perf_counter_ns() - start) / 1000)
-
+        match, match_us = timed(lambda: cache.match(tokens, PUBLIC))
         new_pages = allocator.alloc(len(tokens) // PAGE_SIZE - len(match.pages))
         pages: IntArray = np.concatenate((match.pages, new_pages))
-        start = time.perf_counter_ns()
-        cache.insert(tokens, pages, PUBLIC)
-        samples[label, "insert"].append((time.perf_counter_ns() - start) / 1000)
+        _, insert_us = timed(lambda: cache.insert(tokens, pages, PUBLIC))
         allocator.free(new_pages)
+        num_excess_pages = max(0, cache.num_evictable_pages - self.num_resident_pages)
+        _, evict_us = timed(lambda: cache.evict(num_excess_pages))
 
-        excess = cache.num_evictable_pages - self.num_resident_pages
-        if excess > 0:
-            start = time.perf_counter_ns()
-            cache.evict(excess)
-            samples[label, "evict"].append((time.perf_counter_ns() - start) / 1000)
+        all_us = (match_us, insert_us, evict_us, match_us + insert_us + evict_us)
+        for operation, us in zip(OPERATIONS, all_us, strict=True):
+            samples[label, operation].append(us)
+
+
+def timed(call: Callable[[], T]) -> tuple[T, float]:
+    """What `call` returns, and how many microseconds it took."""
+    start = time.perf_counter_ns()
+    result = call()
+    return result, (time.perf_counter_ns() - start) / 1000
 
 
 def measure(workload: Workload, sizes: list[int], repeats: int, rounds: int, seed: int) -> dict[int, Samples]:
@@ -132,35 +136,26 @@ def ceilings(repeats: int) -> dict[str, Summary]:
     """The least a tree must do for 70,000 tokens, over 128 MB of them, so that they come from memory."""
     rng = np.random.default_rng(0)
     pool = rng.integers(0, VOCAB_SIZE, (480, LONG), dtype=np.int32)
-    same = pool[::-1].copy()
+    same = pool.copy()
     target = np.empty(LONG, dtype=np.int32)
     compare, copy = [], []
     for i in range(repeats):
-        a, b = pool[i % 480], same[479 - i % 480]
-        start = time.perf_counter_ns()
-        (a != b).argmax()
-        middle = time.perf_counter_ns()
-        np.copyto(target, pool[(i + 240) % 480])
-        copy.append((time.perf_counter_ns() - middle) / 1000)
-        compare.append((middle - start) / 1000)
+        a, b, c = pool[i % 480], same[i % 480], pool[(i + 240) % 480]
+        compare.append(timed(lambda a=a, b=b: (a != b).argmax())[1])
+        copy.append(timed(lambda c=c: np.copyto(target, c))[1])
     return {"compare 70,000 tokens": summary(compare), "copy 70,000 tokens": summary(copy)}
 
 
 def decode_and_gate(repeats: int) -> dict[str, Summary]:
-    """Two costs every step or every lookup pays: a page for each of 256 rows, and the forced-miss gate."""
+    """What every decode step and every lookup pays: pages for 256 rows, and the gate of the forced miss."""
     manager = CacheManager(CacheConfig(page_size=1), num_pages=600_000, max_rows=256, max_tokens_per_row=2200)
     rows, needs_page = np.arange(256, dtype=np.int32), np.ones(256, dtype=np.bool_)
     request = Request("r", np.arange(100, dtype=np.int32), SamplingParams())
     match = manager.lookup(request, touch=True)
     grow, gate = [], []
     for _ in range(min(repeats, 2000)):
-        start = time.perf_counter_ns()
-        manager.grow_rows(rows, needs_page)
-        grow.append((time.perf_counter_ns() - start) / 1000)
-        start = time.perf_counter_ns()
-        for _ in range(100):
-            manager._gate(request, match)
-        gate.append((time.perf_counter_ns() - start) / 100_000)
+        grow.append(timed(lambda: manager.grow_rows(rows, needs_page))[1])
+        gate.append(timed(lambda: [manager._gate(request, match) for _ in range(100)])[1] / 100)
     return {"a page for each of 256 rows": summary(grow), "the gate, when no miss is forced": summary(gate)}
 
 
@@ -186,7 +181,7 @@ def main() -> None:
         table = []
         for label, operation in sorted(samples[sizes[0]], key=lambda key: (key[0], OPERATIONS.index(key[1]))):
             by_size = {size: summary(samples[size][label, operation]) for size in sizes}
-            growth[f"{label}: {operation}"] = by_size[sizes[-1]].median / by_size[sizes[0]].median
+            growth[f"{label}: {operation}"] = rounded(by_size[sizes[-1]].median / by_size[sizes[0]].median)
             rows += [
                 {"workload": label, "operation": operation, "resident_pages": size, "us": by_size[size]}
                 for size in sizes
