@@ -16,7 +16,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.engine.harness import SMALL, Table, make_request, make_runner, random_tokens
 
 from prefixlab.cache.config import CacheConfig
 from prefixlab.cache.manager import CacheManager, CacheStats
@@ -28,6 +27,7 @@ from prefixlab.engine.runner import TorchRunner
 from prefixlab.engine.weights import dummy_weights
 from prefixlab.scheduler.config import SchedulerConfig
 from prefixlab.scheduler.scheduler import Scheduler
+from tests.engine.harness import SMALL, Table, make_request, make_runner, random_tokens
 
 MAX_LEN = 160
 WEIGHTS = dummy_weights(SMALL, torch.float32, 3)

@@ -10,11 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.engine.harness import SMALL, Table, make_runner, random_tokens
 
 from prefixlab.engine.runner import TILE_SIZE, TorchRunner
 from prefixlab.engine.shapes import TINY
 from prefixlab.engine.weights import dummy_weights
+from tests.engine.harness import SMALL, Table, make_runner, random_tokens
 
 DTYPES = [torch.float32, torch.bfloat16]
 # Biases, an untied head, one key-value head per query head, sizes that are no multiple of anything.

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.engine.harness import SMALL
 
 from prefixlab.core.errors import ConfigError, EngineError
 from prefixlab.engine.model_config import (
@@ -20,6 +19,7 @@ from prefixlab.engine.model_config import (
 from prefixlab.engine.models.decoder import parameter_shapes
 from prefixlab.engine.shapes import SHAPES
 from prefixlab.engine.weights import checkpoint_parts
+from tests.engine.harness import SMALL
 
 BASE: dict[str, Any] = {
     "model_type": "llama",

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.engine.harness import Table, make_request, make_runner
 
 from prefixlab.engine.model_config import read_model_config
 from prefixlab.engine.runner import TorchRunner
 from prefixlab.engine.weights import load_weights
+from tests.engine.harness import Table, make_request, make_runner
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of other libraries, while they are imported

@@ -10,13 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.engine.harness import make_request
 
 from prefixlab.core.errors import EngineError
 from prefixlab.core.request import Request
 from prefixlab.core.sampling_params import SamplingParams
 from prefixlab.engine.sampling.draw import request_seed, uniforms
 from prefixlab.engine.sampling.sampler import Sampler, filtered_probs
+from tests.engine.harness import make_request
 
 LOGITS = [2.0, 1.0, 0.5, 0.0, -1.0, -3.0]
 

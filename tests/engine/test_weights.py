@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.engine.harness import SMALL, Table, make_runner, random_tokens
 
 from prefixlab.core.errors import EngineError
 from prefixlab.engine.hub import locate
 from prefixlab.engine.model_config import ModelConfig
 from prefixlab.engine.models.decoder import parameter_shapes
 from prefixlab.engine.weights import INDEX_NAME, checkpoint_parts, dummy_weights, load_weights
+from tests.engine.harness import SMALL, Table, make_runner, random_tokens
 
 BIASED = replace(
     SMALL, architecture="llama", qkv_bias=True, output_bias=True, qk_norm=False, tied_embeddings=False
