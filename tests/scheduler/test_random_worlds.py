@@ -6,9 +6,11 @@ the scheduler and the cache check themselves; the runner's tokens depend on ever
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from tests.scheduler.harness import World, assert_tokens_are_right, make_request
@@ -82,7 +84,7 @@ ACTIONS = ("add",) * 6 + ("step",) * 8 + ("abort", "abort_in_flight", "fail", "f
     actions=st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 11)), max_size=60),
 )
 @settings(
-    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 def test_tokens_are_right_everybody_ends_once_and_all_pages_come_back(
     world: World, fields: list[dict[str, Any]], actions: list[tuple[str, int]]
@@ -140,3 +142,53 @@ def test_tokens_are_right_everybody_ends_once_and_all_pages_come_back(
     event(f"retractions: {any(request.num_retractions for request in added)}")
     event(f"hits: {any(request.num_cached_tokens for request in added)}")
     event(f"two at once: {any(stats.num_running > 1 for stats in world.stats)}")
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_long_busy_runs_under_pressure_end_well(seed: int) -> None:
+    """Wider than hypothesis likes to go: many requests at once, few pages, everything at the same time."""
+    rng = random.Random(seed)
+    page_size = rng.choice([1, 2, 4, 16])
+    cache = rng.choice(["radix", "radix", "none"])
+    world = World(
+        page_size=page_size,
+        num_pages=-(-MAX_MODEL_LEN // page_size) + rng.randrange(200 // page_size),
+        cache=cache,
+        force_miss=cache == "radix" and rng.random() < 0.3,
+        max_model_len=MAX_MODEL_LEN,
+        schedule_policy=rng.choice(POLICIES),
+        schedule_seed=seed,
+        max_running_requests=rng.choice([4, 16]),
+        chunked_prefill_size=rng.choice([-1, page_size, 16, 40]),
+        enable_mixed_chunk=rng.random() < 0.5,
+        in_batch_deferral_threshold=rng.choice([-1, 0, 8, 32]),
+        schedule_conservativeness=rng.choice([0.0, 0.1, 1.0]),
+    )
+    requests = []
+    for i in range(40):
+        prompt = [rng.randrange(3)] * rng.choice([0, 16, 31, 48]) + [10 + rng.randrange(4)] * rng.randint(
+            1, 20
+        )
+        max_new_tokens = rng.randint(1, MAX_MODEL_LEN - len(prompt))
+        request = make_request(
+            f"r{i}",
+            prompt,
+            max_new_tokens,
+            may_stop=rng.random() < 0.6,
+            stop_token_ids=SOME_STOP_IDS if rng.random() < 0.3 else (),
+            min_new_tokens=rng.randint(0, max_new_tokens),
+            priority=rng.choice([0, 5, 20]),
+            arrival_s=world.clock.now(),
+            force_miss=rng.random() < 0.1,
+        )
+        requests.append(request)
+        world.add(request)
+        for _ in range(rng.choice([0, 0, 1, 5])):
+            world.step()
+        if rng.random() < 0.1:
+            world.scheduler.abort(rng.choice(requests).request_id)
+    world.run()
+    assert sorted(request.request_id for request in world.ended) == sorted(r.request_id for r in requests)
+    for request in requests:
+        assert_tokens_are_right(request)
+    world.assert_all_pages_back()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from tests.scheduler.harness import World, assert_tokens_are_right, ids_of, make_request, rows_of
+from tests.fakes import oracle_tokens
+from tests.scheduler.harness import VOCAB_SIZE, World, assert_tokens_are_right, ids_of, make_request, rows_of
 
 from prefixlab.core.request import Request, RequestStatus
 
@@ -85,30 +86,37 @@ def test_the_last_to_decode_never_gives_way() -> None:
         assert_tokens_are_right(request)
 
 
-def test_a_prompt_in_progress_gives_way_to_those_who_decode() -> None:
-    world = tight_world(num_pages=12, chunked_prefill_size=4, enable_mixed_chunk=True)
+@pytest.mark.parametrize("num_pages", [10, 11, 12, 13, 14])
+def test_a_prompt_in_progress_gives_way_to_those_who_decode(num_pages: int) -> None:
+    world = tight_world(num_pages=num_pages, chunked_prefill_size=4, enable_mixed_chunk=True)
     first = make_request("a", 8, 30, may_stop=True)
     world.add(first)
     world.step()
     long = make_request("b", 32, 4)
     world.add(long)
     world.run()
-    assert long.num_retractions > 0
     assert first.num_retractions == 0
     for request in (first, long):
         assert_tokens_are_right(request)
 
 
 def test_the_last_to_decode_goes_on_though_a_prompt_in_progress_has_more_outputs() -> None:
-    # b was retracted with many outputs and is computed again in pieces; a, with fewer, is the only one to
-    # decode. If a gave way, nobody would be left to decode, and b may not have pages for its next piece.
-    world = tight_world(num_pages=12, chunked_prefill_size=4, cache="none")
-    old = make_request("b", 12, 30, may_stop=True)
+    world = tight_world(
+        num_pages=33,
+        cache="none",
+        chunked_prefill_size=4,
+        enable_mixed_chunk=True,
+        schedule_policy="priority",
+    )
+    old = make_request("o", 60, 65, may_stop=True)
     world.add(old)
-    world.run(until=lambda: old.num_output_tokens == 12)
-    young = make_request("a", 12, 24, may_stop=True)
-    world.add(young)
+    world.run(until=lambda: old.num_output_tokens == 60)
+    young = make_request("y", 4, 60, may_stop=True)
+    world.add(make_request("u", 40, 1, priority=50), young)
+    # The urgent one pushes the old one out, which is then computed again, a page in each step, while the
+    # young one decodes and takes the pages that would be needed for that.
     world.run()
+    assert (old.num_retractions, young.num_retractions) == (2, 0)
     for request in (old, young):
         assert_tokens_are_right(request)
 
@@ -138,6 +146,19 @@ def test_an_idle_scheduler_forgets_what_it_reserved() -> None:
     world.add(make_request("b", 8, 1))
     world.run()
     assert world.stats[-1].new_token_ratio == pytest.approx(0.7)
+
+
+def test_min_new_tokens_counts_from_the_first_output_also_after_a_retraction() -> None:
+    world = World(page_size=4, schedule_policy="priority", max_running_requests=1)
+    expected = oracle_tokens([1, 2, 3, 4], 12, vocab_size=VOCAB_SIZE)
+    low = make_request("a", [1, 2, 3, 4], 12, stop_token_ids=[expected[7]], min_new_tokens=6)
+    world.add(low)
+    for _ in range(4):
+        world.step()
+    world.add(make_request("z", 4, 1, priority=50))
+    world.run()
+    assert low.num_retractions == 1
+    assert low.output_token_ids == expected[:8]
 
 
 def test_retracted_requests_go_before_those_that_never_ran() -> None:

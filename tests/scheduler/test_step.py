@@ -238,12 +238,40 @@ def test_who_was_refused_comes_in_once_pages_are_back() -> None:
 
 
 def test_who_was_refused_comes_in_as_the_reserve_sinks_although_nobody_ends() -> None:
-    # At first 0.7 of 400 tokens are kept for a, after 600 steps less than a tenth of those it has left.
-    world = World(page_size=4, num_pages=150, max_model_len=600, checked=False, schedule_conservativeness=1.0)
-    first, second = make_request("a", 8, 500, may_stop=True), make_request("b", 100, 40)
-    world.add(first, second)
+    # Of its 500 tokens 350 are kept for the first, and fewer than it uses up as the ratio sinks.
+    world = World(page_size=4, num_pages=150, max_model_len=600, checked=False)
+    first, second = make_request("a", 8, 500, may_stop=True), make_request("b", 240, 7)
+    world.add(first)
+    world.step()
+    world.add(second)
+    world.step()
+    assert second.status is RequestStatus.WAITING
     world.run(until=lambda: second.status is not RequestStatus.WAITING)
     assert first.status is RequestStatus.RUNNING
+
+
+def test_a_newcomer_is_looked_at_although_somebody_was_refused() -> None:
+    world = World(page_size=4, num_pages=16, schedule_policy="lof")
+    large, small = make_request("b", 40, 8), make_request("c", 4, 9)
+    world.add(make_request("a", 20, 20))
+    world.step()
+    world.add(large)
+    world.step()
+    world.add(small)
+    world.step()
+    assert (large.status, small.status) == (RequestStatus.WAITING, RequestStatus.RUNNING)
+
+
+def test_when_the_one_that_held_up_others_is_aborted_they_come_in() -> None:
+    world = World(page_size=4, num_pages=16)
+    small = make_request("c", 4, 9)
+    world.add(make_request("a", 20, 20), make_request("b", 40, 8), small)
+    for _ in range(2):
+        world.step()
+    assert small.status is RequestStatus.WAITING
+    world.scheduler.abort("b")
+    world.step()
+    assert small.status is RequestStatus.RUNNING
 
 
 def test_a_request_alone_always_fits_however_much_is_cached_or_reserved() -> None:

@@ -72,10 +72,6 @@ class PrefillPlanner:
         """Requests came, ended or gave way, or prompts were computed: who was refused may ask again."""
         self._refused_spare_pages = None
 
-    def hold_back(self) -> None:
-        """Somebody just gave way for pages: nobody comes in before there are more than now."""
-        self._refused_spare_pages = self._room.num_spare_pages()
-
     def gave_up_row(self, request: Request) -> None:
         if self.partial is request:
             self.partial = None

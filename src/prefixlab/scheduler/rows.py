@@ -155,6 +155,8 @@ class RunningRows:
         used = [request.row for request in running.values()]
         assert sorted(self._free_rows + used) == list(range(len(self.num_tokens))), "a row is lost or shared"
         assert not self.num_tokens[self._free_rows].any(), "a free row is not empty"
+        num_with_stops = sum(bool(request.stop_token_ids) for request in running.values())
+        assert num_with_stops == self._num_rows_with_stops, "rows with stop ids are miscounted"
         for request in running.values():
             row = request.row
             assert self.num_tokens[row] == request.num_tokens, f"{request}: num_tokens"

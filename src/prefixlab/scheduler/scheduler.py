@@ -107,7 +107,7 @@ class Scheduler:
         now_s = self._clock.now()
         self._rows.num_computed[batch.rows] += batch.lengths
         advanced = self._append_tokens(batch, result, aborted, now_s)
-        self._settle_prefills(batch, aborted)
+        self._settle_prefills(batch)
         self._end_aborted(aborted)
         if self._listener is not None:
             self._listener(self._stats(batch, result, now_s))
@@ -205,7 +205,6 @@ class Scheduler:
             num_retracted += 1
         if num_retracted:
             self._room.somebody_gave_way()
-            self._prefill.hold_back()
         elif group.requests:
             self._room.everybody_decoded()
         return group
@@ -287,13 +286,14 @@ class Scheduler:
                 self._end(requests[index], FinishReason.LENGTH)
         return requests
 
-    def _settle_prefills(self, batch: Batch, aborted: dict[str, Exception | None]) -> None:
+    def _settle_prefills(self, batch: Batch) -> None:
         """What was computed of prompts enters the cache, for siblings to match; complete ones now decode."""
+        num_rows = batch.num_prefill_rows
         for request, is_last in zip(
-            batch.requests[: batch.num_prefill_rows], batch.samples.tolist(), strict=False
+            batch.requests[:num_rows], batch.samples[:num_rows].tolist(), strict=True
         ):
-            if request.row < 0 or request.request_id in aborted:
-                continue  # it has ended, or will at once: its release puts the same tokens into the cache
+            if request.row < 0:
+                continue  # it has ended, and its release put the same tokens into the cache
             self._cache.checkpoint(request, int(self._rows.num_computed[request.row]))
             if is_last:
                 self._rows.join_decode(request)
