@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import msgspec
 import uvicorn
-from tests.fakes import FakeRunner, oracle_tokens
 
 from prefixlab.cache.config import CacheConfig
 from prefixlab.core.batch import Batch, StepResult, TokenLogprobs
@@ -23,6 +23,7 @@ from prefixlab.server.config import ServerConfig
 from prefixlab.server.kv_publisher import KVPublisher
 from prefixlab.server.launch import make_worker
 from prefixlab.server.worker import Worker
+from tests.fakes import FakeRunner, oracle_tokens
 
 VOCAB_SIZE = 4096
 MODEL = "fake"
@@ -120,6 +121,19 @@ class Served:
     runner: Runner
     client: httpx.Client
     url: str
+    pool: ThreadPoolExecutor
+    """For requests that are under way while the test does something else."""
+
+    def wait_for_calls(self, num_calls: int) -> None:
+        """Until that many HTTP requests have handed their work to the loop and not been answered."""
+        self.wait_until(lambda: len(self.worker.loop._calls) == num_calls)
+
+    def wait_until(self, is_so: Callable[[], bool]) -> None:
+        for _ in range(int(TIMEOUT_S / 0.002)):
+            if is_so():
+                return
+            sleep(0.002)
+        raise AssertionError("it never came to that")
 
     def generate(self, input_ids: list[int] | None = None, num_tokens: int = 4, **body: Any) -> Any:
         """POST /generate, greedy as every fake is, and its JSON."""
@@ -207,8 +221,11 @@ def serving(
         key = worker.config.admin_api_key or worker.config.api_key
         if key is not None:
             headers["authorization"] = f"Bearer {key}"
-        with httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S) as client:
-            yield Served(worker, runner, client, url)
+        with (
+            httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S) as client,
+            ThreadPoolExecutor(8) as pool,
+        ):
+            yield Served(worker, runner, client, url, pool)
     finally:
         uvicorn_server.should_exit = True
         thread.join(TIMEOUT_S)

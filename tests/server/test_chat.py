@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.server.harness import MODEL, VOCAB_SIZE, Served, logprobs_of, oracle, text_of
-
 from prefixlab.core.byte_tokenizer import ByteTokenizer
+from tests.server.harness import MODEL, VOCAB_SIZE, Served, logprobs_of, oracle, text_of
 
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
 BODY = {"model": MODEL, "messages": MESSAGES, "max_completion_tokens": 4, "ignore_eos": True}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.server.harness import MODEL, VOCAB_SIZE, Served, logprobs_of, oracle, serving, text_of
 
 from prefixlab.core.byte_tokenizer import ByteTokenizer
+from tests.server.harness import MODEL, VOCAB_SIZE, Served, logprobs_of, oracle, serving, text_of
 
 PROMPT = list(range(300, 320))
 BODY = {"model": MODEL, "prompt": PROMPT, "max_tokens": 4, "ignore_eos": True}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.server.harness import Served
 
 from prefixlab.server.api.known_fields import (
     ABORT,
@@ -20,6 +19,7 @@ from prefixlab.server.api.known_fields import (
     is_neutral,
 )
 from prefixlab.server.api.openapi import _SCOPES
+from tests.server.harness import Served
 
 NOT_NEUTRAL = "surely nobody's default"
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from tests.server.harness import MODEL, VOCAB_SIZE, Served, logprobs_of, oracle, serving, text_of
 
 from prefixlab.cache.config import CacheConfig
 from prefixlab.core.byte_tokenizer import ByteTokenizer
+from tests.server.harness import MODEL, VOCAB_SIZE, Served, logprobs_of, oracle, serving, text_of
 
 PROMPT = list(range(300, 320))
 NO_TEXT = {"temperature": 0.0}

@@ -7,6 +7,7 @@ from typing import Any
 import jsonschema
 import pytest
 from starlette.routing import Route
+
 from tests.server.harness import MODEL, Served
 
 PROMPT = {"prompt": "a", "max_tokens": 1}

@@ -10,6 +10,7 @@ Invariant: the ready line is printed once, when requests are answered.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -174,10 +175,11 @@ class _Server(uvicorn.Server):
             _announce(self._worker.config, self._listener)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # In a signal handler: only note it. `on_tick` runs ten times a second.
+        # In a signal handler: only flags. `on_tick` runs ten times a second.
         if self._drain_wanted:
             self.should_exit = self.force_exit = True
         self._drain_wanted = True
+        self._worker.loop.refuse_new()
 
     async def on_tick(self, counter: int) -> bool:
         if self._drain_wanted and self._drain is None:
@@ -193,12 +195,14 @@ def _bind(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
+        with contextlib.ExitStack() as on_failure:
+            listener = on_failure.enter_context(socket.socket(family, kind, protocol))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            on_failure.pop_all()
+            return listener
     except OSError as error:
         raise ConfigError(f"--host {host} --port {port}: {error}") from None
-    return listener
 
 
 def _announce(config: ServerConfig, listener: socket.socket) -> None:

@@ -114,7 +114,7 @@ class EngineLoop:
 
     async def stop(self) -> None:
         """End the thread; requests still running end with ShuttingDownError."""
-        self._is_draining = True
+        self.refuse_new()
         self._commands.put(self._stop)
         await asyncio.to_thread(self._thread.join, JOIN_TIMEOUT_S)
 
@@ -177,9 +177,13 @@ class EngineLoop:
         if self._is_draining:
             raise ShuttingDownError("the server is shutting down")
 
+    def refuse_new(self) -> None:
+        """Take no new calls from now on. May be called from a signal handler."""
+        self._is_draining = True
+
     async def drain(self, timeout_s: float) -> None:
         """Take no new calls; wait until those here are answered, then abort what is left."""
-        self._is_draining = True
+        self.refuse_new()
         deadline_s = self._clock.now() + timeout_s
         while self._calls and self._clock.now() < deadline_s:
             await asyncio.sleep(0.05)
@@ -194,11 +198,10 @@ class EngineLoop:
         try:
             while not self._is_stopping:
                 self._take_commands()
-                self._send_messages()  # who was let in, and who not, before a step that may be long
-                self._step()
                 self._answer_flushes()
-                self.stats = self._stats_now()
-                self._send_messages()
+                self._report()  # who was let in, and who not, before a step that may be long
+                self._step()
+                self._report()
         except BaseException as bug:
             log.critical("the engine loop died: a bug of prefixlab", exc_info=bug)
             self.death = EngineError(f"the engine loop died: {type(bug).__name__}: {bug}")
@@ -212,9 +215,10 @@ class EngineLoop:
 
     def _next_command(self) -> Callable[[], None] | None:
         """The next command; while there is nothing else to do, wait for it."""
-        if not self._scheduler.is_idle:
-            if not self._is_stalled:
-                return None if self._commands.empty() else self._commands.get()
+        is_idle = self._scheduler.is_idle
+        if (is_idle and self._flushes) or not (is_idle or self._is_stalled):
+            return None if self._commands.empty() else self._commands.get()
+        if not is_idle:
             with contextlib.suppress(queue.Empty):
                 return self._commands.get(timeout=STALL_POLL_S)
             return None
@@ -361,6 +365,11 @@ class EngineLoop:
         self._flushes[:] = waiting
 
     # Around the loop. -------------------------------------------------------------------------------------
+
+    def _report(self) -> None:
+        """Show the new state, then tell the event loop: who hears that it ended finds its pages free."""
+        self.stats = self._stats_now()
+        self._send_messages()
 
     def _send_messages(self) -> None:
         if self._messages:

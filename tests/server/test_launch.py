@@ -1,0 +1,179 @@
+"""The real process: `prefixlab serve`, from its ready line to SIGTERM. And what it refuses before that."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from prefixlab.cli.serve import configure
+from prefixlab.core.clock import sleep
+from prefixlab.core.errors import ConfigError
+from prefixlab.server.config import READY_PREFIX, ServerConfig
+from prefixlab.server.launch import _bind
+from tests.server.openai_client import check_async_client, check_sync_client
+
+START_TIMEOUT_S = 120.0
+LONG = {"input_ids": [1, 2, 3], "sampling_params": {"max_new_tokens": 300, "ignore_eos": True}}
+
+
+@contextlib.contextmanager
+def process(*flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server of its own, and its URL."""
+    command = [
+        sys.executable,
+        "-m",
+        "prefixlab.cli.main",
+        "serve",
+        "--port",
+        "0",
+        "--num-pages",
+        "200",
+        *flags,
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
+        try:
+            assert server.stdout is not None
+            line = server.stdout.readline()
+            assert line.startswith(READY_PREFIX), line
+            yield server, line.removeprefix(READY_PREFIX).strip()
+        finally:
+            server.kill()
+
+
+def wait_until_running(url: str, num_running: int) -> None:
+    for _ in range(1000):
+        if httpx.get(f"{url}/server_info").json()["num_running"] == num_running:
+            return
+        sleep(0.01)
+    raise AssertionError("the request does not run")
+
+
+@pytest.mark.service
+def test_the_official_client_works_unchanged_against_the_process(tmp_path: Path) -> None:
+    ready_file = tmp_path / "ready.json"
+    with process("--ready-file", str(ready_file)) as (server, url):
+        ready = json.loads(ready_file.read_text())
+        assert (ready["url"], ready["pid"]) == (url, server.pid)
+        check_sync_client(url, "tiny")
+        asyncio.run(check_async_client(url, "tiny"))
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(30) == 0
+
+
+@pytest.mark.service
+def test_sigterm_lets_running_requests_finish_and_turns_new_ones_away() -> None:
+    with process() as (server, url), ThreadPoolExecutor(2) as pool:
+        running = pool.submit(httpx.post, f"{url}/generate", json=LONG, timeout=60)
+        wait_until_running(url, 1)
+        server.send_signal(signal.SIGTERM)
+        while httpx.get(f"{url}/health").status_code == 200:
+            assert not running.done(), "the signal was not heeded"
+        refused = httpx.post(f"{url}/generate", json=LONG)
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"] == "1"
+        assert refused.json()["error"]["code"] == "shutting_down"
+        assert len(running.result().json()["output_ids"]) == 300
+        assert server.wait(30) == 0
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{url}/health")
+
+
+@pytest.mark.service
+def test_what_does_not_finish_in_time_is_told_and_the_process_ends() -> None:
+    with process("--drain-timeout-s", "0") as (server, url), ThreadPoolExecutor(2) as pool:
+        running = pool.submit(httpx.post, f"{url}/generate", json=LONG, timeout=60)
+        wait_until_running(url, 1)
+        server.send_signal(signal.SIGTERM)
+        assert running.result().status_code == 503
+        assert server.wait(30) == 0
+
+
+@pytest.mark.service
+def test_a_second_signal_ends_it_at_once() -> None:
+    with (
+        process() as (server, url),
+        httpx.stream("POST", f"{url}/generate", json=LONG | {"stream": True}, timeout=60) as response,
+    ):
+        next(response.iter_lines())
+        server.send_signal(signal.SIGINT)
+        sleep(0.3)
+        server.send_signal(signal.SIGINT)
+        server.wait(30)
+
+
+@pytest.mark.service
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--kv-events-config", '{"publisher": "zmq", "topik": ""}'], "topik"),
+        (["--host", "nowhere.invalid"], "--host"),
+        (["--force-miss", "--cache", "none"], "--force-miss"),
+        (["--page-sice", "16"], "--page-size"),
+        (["--model", "no-such-model"], "no-such-model"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_ends_the_start_and_is_named(flags: list[str], said: str) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "prefixlab.cli.main",
+        "serve",
+        "--port",
+        "0",
+        "--num-pages",
+        "50",
+        *flags,
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False)
+    assert result.returncode in (1, 2)
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_taken_port_is_a_config_error_that_names_it() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"--port {port}"):
+            _bind("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"port": -1}, {"port": 70000}, {"max_body_bytes": 0}, {"drain_timeout_s": -1.0}]
+)
+def test_a_server_setting_out_of_range_is_refused_by_its_flag(wrong: dict[str, float]) -> None:
+    (name,) = wrong
+    with pytest.raises(ConfigError, match="--" + name.replace("_", "-")):
+        ServerConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_the_verb_has_one_flag_per_setting_of_its_four_configs() -> None:
+    import argparse
+    import dataclasses
+
+    from prefixlab.cache.config import CacheConfig
+    from prefixlab.engine.config import EngineConfig
+    from prefixlab.scheduler.config import SchedulerConfig
+
+    parser = argparse.ArgumentParser()
+    configure(parser)  # a name that two configs had would raise here
+    flags = {option for action in parser._actions for option in action.option_strings}
+    for config in (EngineConfig, CacheConfig, SchedulerConfig, ServerConfig):
+        for field in dataclasses.fields(config):
+            assert "--" + field.name.replace("_", "-") in flags
+    assert (ServerConfig().host, ServerConfig().port) == ("127.0.0.1", 30000)
