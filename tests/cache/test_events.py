@@ -4,7 +4,6 @@ operation, policy and page size, is an invariant of `test_radix_twin.py`."""
 from __future__ import annotations
 
 import pytest
-from tests.fakes import EventList, fold_events, tree_contents
 
 from prefixlab.cache import events as events_module
 from prefixlab.cache.eviction import lru
@@ -20,6 +19,7 @@ from prefixlab.core.block_hash import (
 )
 from prefixlab.core.kv_events import AllBlocksCleared, BlockRemoved, BlockStored
 from prefixlab.core.seams import EventSink
+from tests.fakes import EventList, fold_events, tree_contents
 
 PAGE_SIZE = 2
 

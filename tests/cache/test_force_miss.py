@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.fakes import EventList, fold_events, tree_contents
 
 from prefixlab.cache.config import EVICTION_POLICIES, CacheConfig
 from prefixlab.cache.manager import CacheManager, ComputingPrefixes
@@ -15,6 +14,7 @@ from prefixlab.core.errors import ConfigError
 from prefixlab.core.request import Request
 from prefixlab.core.sampling_params import SamplingParams
 from prefixlab.core.seams import EventSink
+from tests.fakes import EventList, fold_events, tree_contents
 
 P = 4
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.fakes import EventList, fold_events, tree_contents
 
 from prefixlab.cache.config import CacheConfig
 from prefixlab.cache.manager import CacheManager, ComputingPrefixes
@@ -12,6 +11,7 @@ from prefixlab.core.block_hash import PUBLIC, Namespace, as_token_ids
 from prefixlab.core.errors import CacheError
 from prefixlab.core.request import Request
 from prefixlab.core.sampling_params import SamplingParams
+from tests.fakes import EventList, fold_events, tree_contents
 
 P = 4
 
@@ -390,6 +390,16 @@ def test_a_second_release_or_admission_is_an_error() -> None:
     for insert in (True, False):
         with pytest.raises(CacheError, match="holds no pages"):
             manager.release(request, num_computed_tokens=0, insert=insert)
+    manager.check()
+
+
+def test_a_match_that_names_no_pages_cannot_be_admitted() -> None:
+    manager = make_manager()
+    serve(manager, make_request(range(8)))
+    request = make_request(range(8))
+    with pytest.raises(CacheError, match="without touching"):
+        manager.admit(request, manager.lookup(request, touch=False), 0)
+    assert request.row == -1
     manager.check()
 
 

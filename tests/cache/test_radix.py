@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.fakes import tree_contents
 
 from prefixlab.cache.eviction import lru, policy_key
 from prefixlab.cache.pages import PageAllocator
@@ -12,6 +11,7 @@ from prefixlab.cache.radix import RadixCache
 from prefixlab.cache.tree_node import TreeNode
 from prefixlab.core.block_hash import PUBLIC, Namespace, as_token_ids
 from prefixlab.core.errors import CacheError
+from tests.fakes import tree_contents
 
 
 def make_tree(*, page_size: int = 1, num_pages: int = 64, policy: str = "lru") -> RadixCache:
@@ -76,6 +76,15 @@ def test_the_partial_page_at_the_end_is_not_cached() -> None:
     assert use(tree, "abcdef") == 4
     put(tree, "abc")
     assert shape(tree) == {("abcd",)}
+
+
+def test_an_insert_with_too_few_pages_is_an_error_that_changes_nothing() -> None:
+    tree = make_tree(page_size=2)
+    put(tree, "ab")
+    with pytest.raises(CacheError, match="1 pages for 5 tokens"):
+        tree.insert(as_token_ids([1, 2, 3, 4, 5]), tree._allocator.alloc(1), PUBLIC)
+    assert texts(tree) == {"ab"}
+    tree.check()
 
 
 def test_a_match_inside_a_node_splits_it_and_a_peek_does_not() -> None:

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from tests.fakes import EventList, Prefix, fold_events, tree_contents
 
 from prefixlab.cache.base import Handle, Receipt
 from prefixlab.cache.config import EVICTION_POLICIES
@@ -22,6 +21,7 @@ from prefixlab.cache.radix import RadixCache
 from prefixlab.cache.tree_node import TreeNode
 from prefixlab.core.block_hash import PUBLIC, Namespace, TokenIds, as_token_ids
 from prefixlab.core.errors import CacheError
+from tests.fakes import EventList, Prefix, fold_events, tree_contents
 
 NUM_PAGES = 48
 NAMESPACES = (PUBLIC, Namespace(extra_key="a"), Namespace(cache_salt="a"), Namespace("a", "a"))

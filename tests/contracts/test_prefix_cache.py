@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from tests.fakes import EventList
 
 from prefixlab.cache.base import PrefixCache
 from prefixlab.cache.eviction import lru
@@ -17,6 +16,7 @@ from prefixlab.core.block_hash import PUBLIC, Namespace, as_token_ids
 from prefixlab.core.errors import CacheError
 from prefixlab.core.kv_events import AllBlocksCleared
 from prefixlab.core.seams import EventSink
+from tests.fakes import EventList
 
 NUM_PAGES = 64
 TOKENS = as_token_ids(range(21))

@@ -160,6 +160,8 @@ class CacheManager:
     def admit(self, request: Request, match: Match, row: int) -> None:
         """Lock `match`, put its pages into `row`, and set `request.row`, `num_computed_tokens`, and, on first
         admission only, `num_cached_tokens` (capped at the prompt). Call right after the lookup."""
+        if len(match.pages) * self.page_size != match.num_tokens:
+            raise CacheError("the match was looked up without touching, so it names no pages to admit")
         if request.lease is not None:
             raise CacheError(f"request {request.request_id!r} holds row {request.row} already")
         if self.num_row_pages[row]:

@@ -88,7 +88,7 @@ class NoneCache:
         return _NO_PAGES
 
     def check(self) -> None:
-        pass
+        """It holds nothing that could be wrong."""
 
     def _clear(self) -> None:
         if self._events is not None:

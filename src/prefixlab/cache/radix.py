@@ -94,6 +94,8 @@ class RadixCache:
     ) -> InsertResult:
         page_size = self.page_size
         num_pages = len(tokens) // page_size
+        if len(pages) < num_pages:
+            raise CacheError(f"{len(pages)} pages for {len(tokens)} tokens, {page_size} to a page")
         path, num_existing_tokens = self._visit(tokens, namespace)
         position = 0
         for node in path:
@@ -272,15 +274,15 @@ class RadixCache:
             assert isinstance(node.key, tuple) == (node.parent is self._root), "namespaces branch at the root"
             assert len(node.tokens) == len(node.pages) * self.page_size > 0, "tokens and pages disagree"
             assert node.lock_count == num_locks.pop(node, 0), "a lock count is off"
-            assert node.parent is self._root or node.accessed <= node.parent.accessed <= self._tick
-            assert bool(node.ticket) == (not node.children and not node.lock_count), (
-                "queue and leaves disagree"
-            )
+            assert node.parent is self._root or node.accessed <= node.parent.accessed, "a child is newer"
+            is_evictable = not node.children and not node.lock_count
+            assert bool(node.ticket) == is_evictable, "the queue is not the unlocked leaves"
             sizes[node.lock_count > 0] += len(node.pages)
             num_queued += bool(node.ticket)
         assert not num_locks, "a lock is held on a node outside the tree"
-        assert (sizes[False], sizes[True]) == (self._num_evictable_pages, self._num_protected_pages)
-        assert num_queued == len(self._queue)
+        assert sizes[False] == self._num_evictable_pages, "the sum of evictable pages is off"
+        assert sizes[True] == self._num_protected_pages, "the sum of protected pages is off"
+        assert num_queued == len(self._queue), "the queue holds a node outside the tree"
         pages = self.cached_pages()
         assert len(np.unique(pages)) == len(pages), "a page is in the tree twice"
         assert (self._allocator.references[pages] > 0).all(), "the tree holds a free page"

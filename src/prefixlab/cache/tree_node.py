@@ -17,6 +17,8 @@ from prefixlab.core.block_hash import Namespace, TokenIds
 ChildKey = bytes | tuple[Namespace, bytes]
 """A child is found by the bytes of its first page; at the root by namespace too, so namespaces never meet."""
 
+_FIRST_LOOK_TOKENS = 1024
+
 
 class TreeNode:
     """See the module. Arrays are read-only and may be views: they are handed out as they are."""
@@ -101,13 +103,11 @@ def _own(view: IntArray) -> IntArray:
 def common_length(a: TokenIds, b: TokenIds) -> int:
     """Leading tokens that `a` and `b` share."""
     length = min(len(a), len(b))
-    if length > _FIRST_LOOK and not np.array_equal(a[:_FIRST_LOOK], b[:_FIRST_LOOK]):
-        length = _FIRST_LOOK  # prompts that part do so early: don't compare 70,000 tokens to find that out
+    look = _FIRST_LOOK_TOKENS
+    if length > look and not np.array_equal(a[:look], b[:look]):
+        length = look  # prompts that part mostly do so early: don't compare 70,000 tokens to find that out
     if not length:
         return 0
     differs = a[:length] != b[:length]
     first = int(differs.argmax())
     return first if differs[first] else length
-
-
-_FIRST_LOOK = 1024
