@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.bench.fake_server import FakeServer
 
 from prefixlab.cli.main import main
+from tests.bench.fake_server import FakeServer
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.bench.fake_server import FakeServer
 
 from prefixlab.cli.main import main
+from tests.bench.fake_server import FakeServer
 
 SEED_KEYS = {
     "backend", "dataset_name", "request_rate", "max_concurrency", "shared_prefix_pct", "prefix_len",

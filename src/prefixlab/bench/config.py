@@ -64,6 +64,8 @@ class TargetConfig:
                 raise ConfigError("--base-url already names the server: leave out --host and --port")
             if not self.base_url.startswith(("http://", "https://")):
                 raise ConfigError(f"--base-url must start with http:// or https://, not {self.base_url!r}")
+        elif self.is_embedded and self.backend == "vllm":
+            raise ConfigError("--backend vllm needs a server: give --base-url")
         for name in ("page_size", "vocab_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
