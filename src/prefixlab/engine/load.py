@@ -36,7 +36,7 @@ class LoadedEngine:
     """A model ready to run, and what its drivers need to know of it.
 
     Attributes:
-        model_name: as clients name it: the last part of the folder or hub id, or the built-in name.
+        model_name: as clients name it: a folder's last part, a hub id or built-in name in full.
         max_model_len: longest prompt plus output, in tokens.
         eos_token_ids: the model's and the tokenizer's.
         weights: where they came from: "safetensors" or "dummy".
@@ -109,7 +109,7 @@ def load_engine(
         model=model,
         runner=TorchRunner(decoder, pool, clock, seed=config.seed, deterministic=config.deterministic),
         tokenizer=tokenizer,
-        model_name=config.model if folder is None else Path(config.model).name,
+        model_name=_model_name(config.model),
         max_model_len=max_model_len,
         page_size=page_size,
         num_pages=num_pages,
@@ -138,6 +138,11 @@ def _find_model(config: EngineConfig) -> tuple[Path | None, ModelConfig]:
             "ones; for real ones name a folder or a hub id"
         )
     return None, shape
+
+
+def _model_name(model: str) -> str:
+    path = Path(model).expanduser()
+    return path.resolve().name if model not in SHAPES and path.is_dir() else model
 
 
 def _make_tokenizer(config: EngineConfig, folder: Path | None, model: ModelConfig) -> Tokenizer:

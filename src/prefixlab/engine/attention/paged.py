@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from prefixlab.engine.attention.plan import DecodeGroup, Sequence, StepPlan
+from prefixlab.engine.attention.plan import DecodeGroup, SequenceQueries, StepPlan
 from prefixlab.engine.kv_pool import KVPool
 from prefixlab.engine.model_config import ModelConfig
 
@@ -24,6 +24,9 @@ class CausalMasks:
     end of k keys are its last n rows and last k columns. It grows with the longest context seen.
     """
 
+    GROWTH = 8192
+    """Keys it grows by at a time."""
+
     def __init__(self, max_queries: int, dtype: torch.dtype) -> None:
         self._max_queries = max_queries
         self._dtype = dtype
@@ -32,7 +35,7 @@ class CausalMasks:
     def get(self, num_queries: int, num_keys: int) -> Tensor:
         """Additive mask, shape (num_queries, num_keys): the last query sees all keys."""
         if num_keys > self._base.shape[1]:
-            self._base = self._make(max(num_keys, 2 * self._max_queries, 2 * self._base.shape[1]))
+            self._base = self._make(-(-num_keys // self.GROWTH) * self.GROWTH)
         return self._base[self._max_queries - num_queries :, self._base.shape[1] - num_keys :]
 
     def _make(self, num_keys: int) -> Tensor:
@@ -71,7 +74,9 @@ class PagedAttention:
             self._decode(layer, group, mask, query, attended)
         return attended
 
-    def _attend_sequence(self, layer: int, sequence: Sequence, query: Tensor, attended: Tensor) -> None:
+    def _attend_sequence(
+        self, layer: int, sequence: SequenceQueries, query: Tensor, attended: Tensor
+    ) -> None:
         keys, values = self._gather(layer, sequence.slots, 1)
         for block in sequence.blocks:
             result = scaled_dot_product_attention(

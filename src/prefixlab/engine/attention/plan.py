@@ -4,9 +4,9 @@ step, not per layer.
 Owns the translation from a Batch (requests, pages) to tensors of indices. A *row* is one token's place in the
 computation, a *slot* its place in the KV pool.
 
-**Plain layout.** Rows are the batch's tokens in order. A request that computes several tokens is a Sequence:
-its KV is gathered once, and blocks of queries attend to it. Requests that compute one token are decoded
-together in DecodeGroups of similar length, padded to the longest.
+**Plain layout.** Rows are the batch's tokens in order. Where a request computes several tokens, its KV is
+gathered once and blocks of its queries attend to it (SequenceQueries). Requests that compute one token are
+decoded together with others of similar context, padded to the longest (DecodeGroup).
 
 **Tiled layout** (`tile_size` set; `--deterministic`). Rows come in tiles of `tile_size`, and a token at
 position p stands in row p mod tile_size of a tile. Tokens of one request share tiles aligned to absolute
@@ -52,7 +52,7 @@ class QueryBlock:
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence:
+class SequenceQueries:
     """One request's visible KV, shape (n,), int64 slots by position, and the queries that read it."""
 
     slots: Tensor
@@ -93,7 +93,7 @@ class StepPlan:
     write_rows: Tensor | None
     write_slots: Tensor
     last_rows: Index
-    sequences: list[Sequence]
+    sequences: list[SequenceQueries]
     groups: list[DecodeGroup]
 
     @property
@@ -154,7 +154,7 @@ def make_plan(batch: Batch, tile_size: int | None = None) -> StepPlan:
 # Plain layout. -----------------------------------------------------------------------------------------
 
 
-def _sequence(batch: Batch, i: int, last_row: int, length: int) -> Sequence:
+def _sequence(batch: Batch, i: int, last_row: int, length: int) -> SequenceQueries:
     kv_len = int(batch.starts[i]) + length
     first_row = last_row + 1 - length
     blocks = []
@@ -162,7 +162,7 @@ def _sequence(batch: Batch, i: int, last_row: int, length: int) -> Sequence:
         end = min(begin + QUERY_BLOCK, length)
         rows = first_row + begin, first_row + end
         blocks.append(QueryBlock(*rows, kv_len - length + end, *rows))
-    return Sequence(torch.from_numpy(_slots(batch, batch.rows[i : i + 1], kv_len)[0]), blocks)
+    return SequenceQueries(torch.from_numpy(_slots(batch, batch.rows[i : i + 1], kv_len)[0]), blocks)
 
 
 def _group_by_context(members: Index, kv_lens: Index) -> list[Index]:
@@ -215,7 +215,7 @@ def _place_in_tiles(
     return num_tiles * tile_size, token_rows
 
 
-def _tiled_sequence(batch: Batch, i: int, last_row: int, tile_size: int) -> Sequence:
+def _tiled_sequence(batch: Batch, i: int, last_row: int, tile_size: int) -> SequenceQueries:
     start, length = int(batch.starts[i]), int(batch.lengths[i])
     kv_len = start + length
     last_tile, first_tile = (kv_len - 1) // tile_size, start // tile_size
@@ -227,7 +227,7 @@ def _tiled_sequence(batch: Batch, i: int, last_row: int, tile_size: int) -> Sequ
         end = begin + tile_size
         keep = (begin, end) if length > 1 else (last_row, last_row + 1)
         blocks.append(QueryBlock(begin, end, (tile + 1) * tile_size, *keep))
-    return Sequence(torch.from_numpy(slots), blocks)
+    return SequenceQueries(torch.from_numpy(slots), blocks)
 
 
 def _slots(batch: Batch, rows: IntArray, kv_len: int) -> Index:
