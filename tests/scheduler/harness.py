@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from tests.fakes import FakeRunner, oracle_tokens
 
 from prefixlab.cache.config import CacheConfig
 from prefixlab.cache.manager import CacheManager
@@ -16,6 +15,7 @@ from prefixlab.core.request import FinishReason, Request
 from prefixlab.core.sampling_params import SamplingParams
 from prefixlab.scheduler.config import SchedulerConfig
 from prefixlab.scheduler.scheduler import Scheduler, StepStats
+from tests.fakes import FakeRunner, oracle_tokens
 
 VOCAB_SIZE = 1000
 NEVER_SAMPLED = VOCAB_SIZE + 1

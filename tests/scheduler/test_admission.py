@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.scheduler.harness import make_request
 
 from prefixlab.scheduler.admission import RatioRule, TokenBudget, is_length_certain, num_pages_at_end
 from prefixlab.scheduler.config import SchedulerConfig
+from tests.scheduler.harness import make_request
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from tests.scheduler.harness import World, assert_tokens_are_right, ids_of, make_request, rows_of
 
 from prefixlab.core.block_hash import Namespace
 from prefixlab.core.request import FinishReason, Request, RequestStatus
 from prefixlab.scheduler.config import POLICIES
 from prefixlab.scheduler.prefill import MAX_DEFERRED_PER_STEP
+from tests.scheduler.harness import World, assert_tokens_are_right, ids_of, make_request, rows_of
 
 PREFIX = [7] * 40
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.fakes import oracle_tokens
-from tests.scheduler.harness import VOCAB_SIZE, World, ids_of, make_request, rows_of
 
 from prefixlab.core.batch import Batch, StepResult
 from prefixlab.core.errors import EngineError, RequestTimeoutError
 from prefixlab.core.request import FinishReason, RequestStatus
+from tests.fakes import oracle_tokens
+from tests.scheduler.harness import VOCAB_SIZE, World, ids_of, make_request, rows_of
 
 PROMPT = [5, 4, 3, 2, 1]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.fakes import FakeRunner, oracle_tokens
-from tests.scheduler.harness import make_request
 
 from prefixlab.core.batch import Batch
 from prefixlab.core.clock import VirtualClock
+from tests.fakes import FakeRunner, oracle_tokens
+from tests.scheduler.harness import make_request
 
 PROMPT = [3, 1, 4, 1, 5, 9]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.fakes import tree_contents
-from tests.scheduler.harness import World, assert_tokens_are_right, ids_of, make_request, rows_of
 
 from prefixlab.core.errors import ConfigError
 from prefixlab.core.request import Request
 from prefixlab.scheduler.config import POLICIES
+from tests.fakes import tree_contents
+from tests.scheduler.harness import World, assert_tokens_are_right, ids_of, make_request, rows_of
 
 PREFIX = [7] * 24
 

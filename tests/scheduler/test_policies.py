@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from tests.scheduler.harness import ids_of, make_request
 
 from prefixlab.core.block_hash import PUBLIC, Namespace
 from prefixlab.core.request import Request
@@ -16,21 +16,25 @@ from prefixlab.scheduler.policies import (
     order_waiting,
     outranked_by,
 )
+from tests.scheduler.harness import ids_of, make_request
 
 PAGE_SIZE = 2
 
 
 def order(
-    policy: str, waiting: list[Request], matched: dict[str, int] | None = None, **options: object
+    policy: str,
+    waiting: list[Request],
+    matched: dict[str, int] | None = None,
+    pass_number: int = 1,
+    **settings: object,
 ) -> str:
     """The ids in order, in one word: every id is one letter."""
-    settings_: dict[str, object] = {"seed": 0, "pass_number": 1, "low_priority_values_first": False}
     ordered = order_waiting(
-        policy,
         waiting,
+        SchedulerConfig(schedule_policy=policy, **settings),  # type: ignore[arg-type]
         matched=lambda request: (matched or {}).get(request.request_id, 0),
         page_size=PAGE_SIZE,
-        **(settings_ | options),  # type: ignore[arg-type]
+        pass_number=pass_number,
     )
     return "".join(ids_of(ordered))
 
@@ -55,7 +59,7 @@ def test_priority_serves_the_higher_value_first_or_the_lower_when_told(
     low_first: bool, expected: str
 ) -> None:
     waiting = requests(a={"priority": 0}, b={"priority": 5}, c={"priority": -5}, d={"priority": 5})
-    assert order("priority", waiting, low_priority_values_first=low_first) == expected
+    assert order("priority", waiting, schedule_low_priority_values_first=low_first) == expected
 
 
 def test_lpm_serves_the_longest_cached_prefix_first_and_equals_by_age() -> None:
@@ -65,10 +69,10 @@ def test_lpm_serves_the_longest_cached_prefix_first_and_equals_by_age() -> None:
 
 def test_random_is_the_same_for_the_same_seed_and_differs_from_pass_to_pass() -> None:
     waiting = requests(**{letter: {} for letter in "abcdefgh"})
-    first = order("random", waiting, seed=3, pass_number=1)
-    assert first == order("random", waiting, seed=3, pass_number=1)
-    assert first != order("random", waiting, seed=3, pass_number=2)
-    assert first != order("random", waiting, seed=4, pass_number=1)
+    first = order("random", waiting, schedule_seed=3, pass_number=1)
+    assert first == order("random", waiting, schedule_seed=3, pass_number=1)
+    assert first != order("random", waiting, schedule_seed=3, pass_number=2)
+    assert first != order("random", waiting, schedule_seed=4, pass_number=1)
 
 
 def prompts(**tokens_by_id: list[int]) -> list[Request]:
@@ -118,13 +122,11 @@ def test_beyond_the_limit_cache_aware_policies_are_first_come_first_served_and_l
         raise AssertionError("looked up")
 
     ordered = order_waiting(
-        policy,
         waiting,
+        SchedulerConfig(schedule_policy=policy),
         matched=matched,
         page_size=PAGE_SIZE,
-        seed=0,
         pass_number=1,
-        low_priority_values_first=False,
     )
     assert list(ordered) == waiting
 
@@ -135,7 +137,7 @@ def test_beyond_the_limit_cache_aware_policies_are_first_come_first_served_and_l
     policy=st.sampled_from(POLICIES),
     page_size=st.sampled_from([1, 2, 3]),
 )
-@settings(deadline=None)
+@hypothesis_settings(deadline=None)
 def test_every_policy_serves_everybody_once(
     prompts_: list[list[int]], namespaces: list[Namespace], policy: str, page_size: int
 ) -> None:
@@ -144,13 +146,11 @@ def test_every_policy_serves_everybody_once(
         for i, prompt in enumerate(prompts_)
     ]
     ordered = order_waiting(
-        policy,
         waiting,
+        SchedulerConfig(schedule_policy=policy),
         matched=lambda request: (request.num_prompt_tokens - 1) // page_size * page_size,
         page_size=page_size,
-        seed=0,
         pass_number=1,
-        low_priority_values_first=False,
     )
     assert sorted(ids_of(ordered)) == sorted(ids_of(waiting))
 
@@ -159,7 +159,7 @@ def test_every_policy_serves_everybody_once(
     branches=st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=5), min_size=1, max_size=12),
     page_size=st.sampled_from([1, 2]),
 )
-@settings(deadline=None)
+@hypothesis_settings(deadline=None)
 def test_dfs_weight_agrees_with_a_walk_of_the_tree(branches: list[list[int]], page_size: int) -> None:
     """The slow twin builds the tree of cached pages and walks it."""
     waiting = [
@@ -179,13 +179,11 @@ def test_dfs_weight_agrees_with_a_walk_of_the_tree(branches: list[list[int]], pa
         return [i for child in children for i in walk(child)] + by_path.get(path, [])
 
     ordered = order_waiting(
-        "dfs-weight",
         waiting,
+        SchedulerConfig(schedule_policy="dfs-weight"),
         matched=lambda request: request.num_prompt_tokens - 1,
         page_size=page_size,
-        seed=0,
         pass_number=1,
-        low_priority_values_first=False,
     )
     assert ids_of(ordered) == [str(i) for i in walk(())]
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from tests.scheduler.harness import World, assert_tokens_are_right, ids_of, make_request, rows_of
 
 from prefixlab.core.errors import QueueFullError
 from prefixlab.core.request import FinishReason, Request, RequestStatus
+from tests.scheduler.harness import World, assert_tokens_are_right, ids_of, make_request, rows_of
 
 
 def priority_world(**settings: object) -> World:

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from tests.scheduler.harness import World, assert_tokens_are_right, make_request
 
 from prefixlab.core.block_hash import PUBLIC, Namespace
 from prefixlab.core.errors import EngineError
 from prefixlab.core.request import FinishReason, Request, RequestStatus
 from prefixlab.scheduler.config import POLICIES
+from tests.scheduler.harness import World, assert_tokens_are_right, make_request
 
 MAX_MODEL_LEN = 96
 SOME_STOP_IDS = frozenset(range(0, 1000, 9))
@@ -84,7 +84,7 @@ ACTIONS = ("add",) * 6 + ("step",) * 8 + ("abort", "abort_in_flight", "fail", "f
     actions=st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 11)), max_size=60),
 )
 @settings(
-    max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 def test_tokens_are_right_everybody_ends_once_and_all_pages_come_back(
     world: World, fields: list[dict[str, Any]], actions: list[tuple[str, int]]

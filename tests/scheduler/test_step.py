@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.scheduler.harness import World, assert_tokens_are_right, ids_of, make_request, rows_of
 
 from prefixlab.core.errors import ConfigError, ContextLengthError, InvalidRequestError, QueueFullError
 from prefixlab.core.request import FinishReason, RequestStatus
 from prefixlab.scheduler.config import POLICIES, SchedulerConfig
+from tests.scheduler.harness import World, assert_tokens_are_right, ids_of, make_request, rows_of
 
 
 def test_nothing_to_do_is_none() -> None:

@@ -26,16 +26,15 @@ Matched = Callable[[Request], int]
 
 
 def order_waiting(
-    policy: str,
     waiting: Collection[Request],
+    config: SchedulerConfig,
     *,
     matched: Matched,
     page_size: int,
-    seed: int,
     pass_number: int,
-    low_priority_values_first: bool,
 ) -> Iterable[Request]:
-    """`waiting` (oldest first) in the order `policy` serves it. See each function below."""
+    """`waiting` (oldest first) in the order the policy serves it. See each function below."""
+    policy = config.schedule_policy
     if policy in ("lpm", "dfs-weight") and len(waiting) > CACHE_AWARE_QUEUE_LIMIT:
         return waiting
     match policy:
@@ -44,9 +43,9 @@ def order_waiting(
         case "lof":
             return longest_output_first(waiting)
         case "random":
-            return shuffled(waiting, seed, pass_number)
+            return shuffled(waiting, config.schedule_seed, pass_number)
         case "priority":
-            return most_urgent_first(waiting, low_priority_values_first)
+            return most_urgent_first(waiting, config.schedule_low_priority_values_first)
         case "lpm":
             return longest_prefix_first(waiting, matched)
         case "dfs-weight":

@@ -55,13 +55,11 @@ class WaitingQueue:
         """As the policy serves them. Good until the queue changes."""
         self._num_passes += 1
         return order_waiting(
-            self._config.schedule_policy,
             self._requests.values(),
+            self._config,
             matched=matched,
             page_size=self._page_size,
-            seed=self._config.schedule_seed,
             pass_number=self._num_passes,
-            low_priority_values_first=self._config.schedule_low_priority_values_first,
         )
 
     def displaceable_by(self, newcomer: Request) -> Request | None:

@@ -78,6 +78,6 @@ class Room:
             len(running),
         )
 
-    def nobody_runs(self) -> None:
-        """Idle: what was learnt was about another load."""
+    def forget(self) -> None:
+        """The scheduler is idle: what was learnt was about another load."""
         self.new_token_ratio = self._rule.initial

@@ -1,11 +1,11 @@
-"""The running requests as arrays, one entry per row of the page table, so that a decode step is a few array
+"""The running requests as arrays, one entry per row of the page table: a decode step is a few array
 operations however many requests run.
 
 Owns which row is whose, and per row how far its request is and where it must stop. For a running request
 these arrays are the truth: `Request.num_computed_tokens` is written back when the row is given up. Owns no
 pages.
 
-Invariant: `num_computed < num_tokens < end_at` for every row between steps; a free row is all zeros.
+Invariant: `num_computed < num_tokens < end_at` for every row between steps; a free row is empty.
 """
 
 from __future__ import annotations

@@ -61,9 +61,8 @@ class Scheduler:
         self._ended: list[Request] = []
         self._waiting = WaitingQueue(config, cache.page_size)
         self._rows = RunningRows(config.max_running_requests)
-        self._room = Room(
-            cache, self._rows, RatioRule.from_conservativeness(config.schedule_conservativeness)
-        )
+        ratio_rule = RatioRule.from_conservativeness(config.schedule_conservativeness)
+        self._room = Room(cache, self._rows, ratio_rule)
         self._prefill = PrefillPlanner(config, cache, self._waiting, self._rows, self._room)
         self._timeouts = Timeouts(config)
 
@@ -92,7 +91,6 @@ class Scheduler:
             group = NO_DECODE if pieces else self._grow_decode_group()
 
         if not pieces and not group.requests:
-            self._room.nobody_runs()
             return None
         self._note_first_admissions(pieces, now_s)
         self._in_flight = assemble(
@@ -288,14 +286,12 @@ class Scheduler:
 
     def _settle_prefills(self, batch: Batch) -> None:
         """What was computed of prompts enters the cache, for siblings to match; complete ones now decode."""
-        num_rows = batch.num_prefill_rows
-        for request, is_last in zip(
-            batch.requests[:num_rows], batch.samples[:num_rows].tolist(), strict=True
-        ):
+        has_next_token = batch.samples.tolist()
+        for index, request in enumerate(batch.requests[: batch.num_prefill_rows]):
             if request.row < 0:
                 continue  # it has ended, and its release put the same tokens into the cache
             self._cache.checkpoint(request, int(self._rows.num_computed[request.row]))
-            if is_last:
+            if has_next_token[index]:
                 self._rows.join_decode(request)
             self._prefill.notice_change()
 
@@ -324,6 +320,8 @@ class Scheduler:
         request.finish_reason, request.error, request.matched_stop = reason, error, matched_stop
         request.finished_s = self._clock.now()
         self._ended.append(request)
+        if self.is_idle:
+            self._room.forget()
 
     def _give_up_row(self, request: Request) -> None:
         row = request.row
