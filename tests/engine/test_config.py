@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 import sys
 from typing import Any
 
@@ -40,7 +42,17 @@ def test_what_cannot_be_honoured_is_refused_by_name(fields: dict[str, Any], name
 
 
 def test_settings_and_shapes_need_no_torch() -> None:
-    import subprocess
-
     code = "import prefixlab.engine.config, prefixlab.engine.shapes, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_openmp_threads_sleep_at_barriers_unless_told_otherwise() -> None:
+    code = "import prefixlab.engine, os; print(os.environ['OMP_WAIT_POLICY'])"
+
+    def policy(**variables: str) -> str:
+        environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | variables
+        run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+        return run.stdout.decode().strip()
+
+    assert policy() == "PASSIVE"
+    assert policy(OMP_WAIT_POLICY="ACTIVE") == "ACTIVE"

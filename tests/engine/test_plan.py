@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from prefixlab.core.batch import Batch
@@ -111,6 +111,8 @@ def test_padding_is_made_of_a_requests_own_slots(rows: list[tuple[int, int]], ti
 
 
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=40))
+@example([5000] * 40)
+@example([100_000, 100_000, 99_999])
 def test_decode_groups_are_of_similar_context_and_bounded_size(kv_lens: list[int]) -> None:
     members = np.arange(len(kv_lens))
     lens: Any = np.array(kv_lens)

@@ -65,7 +65,7 @@ class PagedAttention:
         if plan.write_rows is not None:
             key, value = key.index_select(0, plan.write_rows), value.index_select(0, plan.write_rows)
         self._pool.write(layer, plan.write_slots, key, value)
-        # Zeros: rows of a tile that nobody uses go on through the layers and must stay finite.
+        # Rows of a tile that nobody uses go on through the layers: with zeros, every run does the same.
         make = torch.empty if plan.write_rows is None else torch.zeros
         attended = make(plan.num_rows, self._config.query_size, dtype=query.dtype)
         for sequence in plan.sequences:
