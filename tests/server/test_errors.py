@@ -69,6 +69,7 @@ BAD_SAMPLING: dict[str, Any] = {
     "stop": "",
     "min_new_tokens": 200,
     "sampling_seed": 2**70,
+    "stop_token_ids": [10**11],
 }
 BAD: list[tuple[str, Any, str | None]] = [
     ("/generate", {"input_ids": [-1]}, "input_ids"),
@@ -95,6 +96,8 @@ BAD: list[tuple[str, Any, str | None]] = [
     ("/v1/completions", {"prompt": [1, "a"]}, "prompt"),
     ("/v1/completions", {"prompt": "a", "min_tokens": 20, "max_tokens": 10}, "min_tokens"),
     ("/v1/completions", {"prompt": "a", "seed": 2**64}, "seed"),
+    ("/v1/completions", {"prompt": "a", "stop_token_ids": [-1]}, "stop_token_ids"),
+    ("/v1/completions", {"prompt": "a", "priority": 2**31}, "priority"),
     ("/v1/completions", {"prompt": "a", "temperature": "hot"}, "temperature"),
     ("/v1/completions", {}, None),
     ("/v1/chat/completions", {"messages": "hi"}, "messages"),
@@ -167,14 +170,14 @@ def test_a_full_queue_is_a_503_that_says_when_to_come_back() -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_request_that_waits_too_long_is_told(stream: bool) -> None:
-    settings = {"max_running_requests": 1, "queue_timeout_s": 0.01}
+    settings = {"max_running_requests": 1, "queue_timeout_s": 0.5}
     with serving(scheduler=settings) as served, served.runner.held():
         first = served.pool.submit(served.generate, [1], 2)
         served.runner.wait_for_step()
         body = {"input_ids": [2], "stream": stream}
         late = served.pool.submit(served.client.post, "/generate", json=body)
         served.wait_for_calls(2)
-        sleep(0.02)
+        sleep(0.6)
         served.runner.let(2)
         response = late.result()
         assert first.result()["output_ids"] == oracle([1], 2)

@@ -95,6 +95,14 @@ def test_a_bug_in_the_loop_ends_everything_with_an_error_and_health_says_so() ->
         assert served.client.get("/metrics").status_code == 200
 
 
+def test_a_last_token_without_text_is_an_error_too(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served.worker.tokenizer, "decode", None)
+    assert served.post("/generate", BODY | {"sampling_params": {"max_new_tokens": 1}}, 500)
+    monkeypatch.undo()
+    served.wait_until_idle()
+    assert served.worker.loop.is_healthy
+
+
 @pytest.mark.parametrize("path", ["/generate", "/v1/completions", "/v1/chat/completions"])
 def test_a_client_that_goes_away_in_mid_stream_gives_its_pages_back(path: str) -> None:
     body: dict[str, Any] = {
@@ -137,6 +145,19 @@ def test_a_client_that_goes_away_from_a_whole_answer_is_noticed_too() -> None:
         served.wait_for_calls(0)
         served.runner.let(9)
         served.wait_until_idle()
+
+
+def test_a_client_that_goes_away_in_the_middle_of_its_body_is_no_bug(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    import socket
+
+    with serving() as served:
+        host, port = served.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as half:
+            half.sendall(b"POST /generate HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{")
+        assert served.generate([1], 1)["output_ids"] == oracle([1], 1)
+    assert caplog.records == []
 
 
 def test_a_slow_reader_gets_everything_in_fewer_events(served: Served) -> None:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -127,6 +127,7 @@ def build_app(worker: Worker) -> Starlette:
             PrefixlabError: _on_error,
             HTTPException: _on_error,
             ClientGoneError: _on_client_gone,
+            ClientDisconnect: _on_client_gone,
             Exception: _on_error,
         },
         lifespan=lifespan,

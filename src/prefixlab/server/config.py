@@ -34,7 +34,7 @@ class ServerConfig:
         metavar="JSON",
     )
     ready_file: str | None = setting(None, "file to write URL, port and pid to once ready", metavar="FILE")
-    log_level: str = setting("warning", "how much is said on stderr", choices=LOG_LEVELS)
+    log_level: str = setting("info", "how much is said on stderr", choices=LOG_LEVELS)
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:

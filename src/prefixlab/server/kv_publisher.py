@@ -136,8 +136,8 @@ class KVPublisher:
             self._backlog.append(AllBlocksCleared())
         if not self._is_awake:
             self._is_awake = True
-            # Full: then the thread has enough to wake it.
-            with contextlib.suppress(BlockingIOError):
+            # Full: the thread will wake anyway. Closed: nobody is there to wake.
+            with contextlib.suppress(OSError):
                 self._wake_end.send(b"w")
 
     def close(self) -> None:
@@ -164,6 +164,7 @@ class KVPublisher:
                 # Before the backlog is read: what comes after this wakes the thread again.
                 self._is_awake = False
                 self._send_backlog()
+            self._send_backlog()  # what came between the last look and `close`
         except Exception:
             log.exception("the KV event publisher died; events are no longer sent")
         finally:

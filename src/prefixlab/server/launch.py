@@ -41,9 +41,8 @@ from prefixlab.server.worker import Worker
 
 log = logging.getLogger(__name__)
 
-SWITCH_INTERVAL_S = 0.001
-"""How long the event loop may keep the engine's thread from going on. Python's default, 5 ms, is as long as a
-decode step."""
+KEEP_ALIVE_S = 75
+"""How long a connection may be idle. Longer than clients keep theirs, so that it is they who close."""
 CLOSE_TIMEOUT_S = 5
 """How long answers already made may take to be written at the end."""
 
@@ -62,8 +61,7 @@ def serve(
     """
     from prefixlab.engine.load import load_engine  # here, since it loads torch
 
-    level = getattr(logging, server_config.log_level.upper())
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    _set_up_logging(server_config.log_level)
     listener = _bind(server_config.host, server_config.port)
     publisher = make_publisher(parse_kv_events_config(server_config.kv_events_config))
     clock = MonotonicClock()
@@ -90,7 +88,6 @@ def serve(
         publisher=publisher,
         settings={name: value for config in configs for name, value in as_public_dict(config).items()},
     )
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
     _Server(worker, listener).run(sockets=[listener])
     if publisher is not None:
         publisher.close()
@@ -161,6 +158,7 @@ class _Server(uvicorn.Server):
                 lifespan="on",
                 log_config=None,
                 access_log=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=CLOSE_TIMEOUT_S,
             )
         )
@@ -172,7 +170,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if not self.should_exit:
-            _announce(self._worker.config, self._listener)
+            _announce(self._worker, self._listener)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # In a signal handler: only flags. `on_tick` runs ten times a second.
@@ -190,6 +188,13 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
+def _set_up_logging(level_name: str) -> None:
+    level = getattr(logging, level_name.upper())
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if level > logging.DEBUG:
+        logging.getLogger("uvicorn").setLevel(max(level, logging.WARNING))  # it says what we say ourselves
+
+
 def _bind(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -205,7 +210,8 @@ def _bind(host: str, port: int) -> socket.socket:
         raise ConfigError(f"--host {host} --port {port}: {error}") from None
 
 
-def _announce(config: ServerConfig, listener: socket.socket) -> None:
+def _announce(worker: Worker, listener: socket.socket) -> None:
+    config = worker.config
     port = listener.getsockname()[1]
     # A wildcard is no address to connect to.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
@@ -215,5 +221,6 @@ def _announce(config: ServerConfig, listener: socket.socket) -> None:
         half = path.with_name(path.name + ".tmp")
         half.write_text(json.dumps({"url": url, "host": host, "port": port, "pid": os.getpid()}))
         half.replace(path)  # so that nobody reads half of it
+    log.info("%s takes requests at %s", worker.model_name, url)
     sys.stdout.write(f"{READY_PREFIX}{url}\n")
     sys.stdout.flush()

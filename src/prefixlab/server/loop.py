@@ -2,9 +2,9 @@
 
     event loop ── commands ──► take them · step · run · commit · text · ends ── once a step ──► event loop
 
-Owns that thread, the requests' decoders, and what happens when something fails: a step that fails ends its
-requests and nothing else; a bug of ours ends all requests with an error and leaves a loop that refuses work
-and says so, instead of one that hangs. Knows no HTTP.
+Owns that thread and what happens when something fails: a step that fails ends its requests and nothing else;
+a bug of ours ends all requests with an error and leaves a loop that refuses work and says so, instead of one
+that hangs. `jobs.py` turns tokens into updates. Knows no HTTP.
 
 Invariant: every request submitted gets exactly one ending update, and pages are back before it is sent.
 """
@@ -17,18 +17,16 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from prefixlab.cache.manager import CacheManager
-from prefixlab.core.batch import Batch, StepResult, TokenLogprobs
 from prefixlab.core.clock import Clock
 from prefixlab.core.errors import EngineError, NotIdleError, PrefixlabError, ShuttingDownError
-from prefixlab.core.request import FinishReason, Request
 from prefixlab.core.seams import Runner
-from prefixlab.core.text import IncrementalDecoder
 from prefixlab.scheduler.scheduler import Scheduler
-from prefixlab.server.calls import Call, Ended, Started, Update
+from prefixlab.server.calls import Call
+from prefixlab.server.jobs import Jobs, as_engine_error
 from prefixlab.server.metrics import LoopStats, ServerMetrics
 
 log = logging.getLogger(__name__)
@@ -48,22 +46,6 @@ class Flushed:
 
     num_dropped_pages: int
     num_dropped_tokens: int
-
-
-@dataclass(slots=True)
-class _Job:
-    """A live request, as the loop sees it."""
-
-    request: Request
-    decoder: IncrementalDecoder
-    call: Call
-    index: int
-    is_admitted: bool = False
-    last_token_s: float = 0.0
-    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
-    # For a call that does not stream: everything so far, sent at the end.
-    text: list[str] = field(default_factory=list)
-    logprobs: list[TokenLogprobs] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -91,9 +73,9 @@ class EngineLoop:
         self._is_draining = False
 
         # The loop thread's own.
-        self._jobs: dict[str, _Job] = {}
         self._flushes: list[_Flush] = []
         self._messages: list[Callable[[], None]] = []
+        self._jobs = Jobs(scheduler, metrics, lambda message: self._messages.append(message))
         self._is_stalled = False
         self._is_stopping = False
         self._is_over = False
@@ -233,110 +215,35 @@ class EngineLoop:
         self._is_stalled = batch is None
         if batch is not None:
             self._needs_check = True
-            self._note_admissions(batch)
+            self._jobs.note_admissions(batch)
             try:
                 result = self._runner.run(batch)
             except Exception as error:
                 log.exception("a step of %d rows failed; its requests end with an error", batch.num_rows)
-                self._scheduler.fail(batch, _as_engine_error(error))
+                self._scheduler.fail(batch, as_engine_error(error))
             else:
-                self._advance(batch, result)
+                self._jobs.advance(batch, result)
         for request in self._scheduler.take_ended():
-            self._end(self._jobs.pop(request.request_id), request)
-
-    def _note_admissions(self, batch: Batch) -> None:
-        for request in batch.requests[: batch.num_prefill_rows]:
-            job = self._jobs[request.request_id]
-            if not job.is_admitted:
-                job.is_admitted = True
-                self._metrics.admitted(request)
-
-    def _advance(self, batch: Batch, result: StepResult) -> None:
-        """Account for the batch, and turn new tokens into text and updates."""
-        for row, piece in result.prompt_logprobs.items():
-            job = self._jobs[batch.requests[row].request_id]
-            computed_again = batch.starts[row] == 0  # or for the first time
-            job.prompt_logprobs = piece if computed_again else job.prompt_logprobs + piece
-        logprobs_of = {batch.requests[row].request_id: logprobs for row, logprobs in result.logprobs.items()}
-        for request in self._scheduler.commit(batch, result):
-            job = self._jobs[request.request_id]
-            self._time_token(job, request)
-            try:
-                text = self._text_of_last_token(job, request)
-            except Exception as error:
-                log.exception("tokens of %s have no text; it ends with an error", request.request_id)
-                self._scheduler.abort(request.request_id, _as_engine_error(error))
-                continue
-            logprobs = logprobs_of.get(request.request_id)
-            if not job.call.stream:
-                job.text.append(text)
-                if logprobs is not None:
-                    job.logprobs.append(logprobs)
-                continue
-            update = Update(job.call, job.index, text, request.output_token_ids[-1:])
-            if logprobs is not None:
-                update.logprobs = (logprobs,)
-            if request.num_output_tokens == 1:
-                update.started = _started(job, request)
-            self._messages.append(partial(job.call.apply, update))
-
-    def _time_token(self, job: _Job, request: Request) -> None:
-        now_s = request.last_token_s
-        assert now_s is not None
-        if request.num_output_tokens == 1:
-            self._metrics.first_token(now_s - request.arrival_s)
-        else:
-            self._metrics.next_token(now_s - job.last_token_s)
-        job.last_token_s = now_s
-
-    def _text_of_last_token(self, job: _Job, request: Request) -> str:
-        if request.finish_reason is FinishReason.STOP:
-            return ""  # a stop id belongs to the tokens, not to the text
-        text = job.decoder.feed(request.output_token_ids[-1:])
-        if job.decoder.matched_stop is not None:
-            self._scheduler.finish(request, job.decoder.matched_stop)
-        return text
-
-    def _end(self, job: _Job, request: Request) -> None:
-        self._metrics.ended(request)
-        assert request.finish_reason is not None and request.finished_s is not None
-        first_s, last_s = request.first_token_s, request.last_token_s
-        update = Update(job.call, job.index)
-        update.ended = Ended(
-            reason=request.finish_reason,
-            matched_stop=request.matched_stop,
-            error=request.error,
-            decode_time_s=last_s - first_s if first_s is not None and last_s is not None else 0.0,
-            e2e_time_s=request.finished_s - request.arrival_s,
-        )
-        if request.error is None:
-            update.text = "".join(job.text) + job.decoder.finish()
-            if not job.call.stream:
-                update.token_ids = request.output_token_ids
-                update.logprobs = job.logprobs
-                update.started = _started(job, request)
-        self._messages.append(partial(job.call.apply, update))
+            self._jobs.close(request)
 
     # Commands, run by the loop thread. --------------------------------------------------------------------
 
     def _submit(self, call: Call) -> None:
-        for index, (request, decoder) in enumerate(call.work):
+        for index, (request, _) in enumerate(call.work):
             try:
                 if self._is_over:
                     raise self._why_over()
                 self._scheduler.add(request)
             except PrefixlabError as error:
                 self._metrics.refused()
-                self._fail(call, index, error)
+                self._jobs.fail(call, index, error)
                 self._abort_call(call)
                 return
-            self._jobs[request.request_id] = _Job(request, decoder, call, index)
+            self._jobs.open(call, index)
         self._messages.append(call.accept)
 
     def _abort_call(self, call: Call) -> None:
-        # By its jobs, not its ids: one that was refused may have the id of another call's request.
-        jobs = (self._jobs.get(request.request_id) for request, _ in call.work)
-        self._abort([job.request.request_id for job in jobs if job is not None and job.call is call])
+        self._abort(self._jobs.live_ids_of(call))
 
     def _abort(self, request_ids: list[str], error: Exception | None = None) -> None:
         if not self._is_over:
@@ -397,9 +304,7 @@ class EngineLoop:
         Scheduler and cache are not touched any more: after a bug, nobody knows their state."""
         self._is_over = True
         while True:
-            for job in self._jobs.values():
-                self._fail(job.call, job.index, self._why_over())
-            self._jobs.clear()
+            self._jobs.fail_all(self._why_over())
             for flush in self._flushes:
                 self._messages.append(partial(_set_exception, flush.answer, self._why_over()))
             self._flushes.clear()
@@ -410,28 +315,6 @@ class EngineLoop:
 
     def _why_over(self) -> Exception:
         return self.death or ShuttingDownError("the server is shutting down")
-
-    def _fail(self, call: Call, index: int, error: Exception) -> None:
-        ended = Ended(FinishReason.ERROR, None, error, 0.0, 0.0)
-        self._messages.append(partial(call.apply, Update(call, index, ended=ended)))
-
-
-def _started(job: _Job, request: Request) -> Started | None:
-    if request.scheduled_s is None or request.first_token_s is None:
-        return None
-    return Started(
-        num_cached_tokens=request.num_cached_tokens or 0,
-        num_cached_tokens_by_tier=dict(request.num_cached_tokens_by_tier),
-        queue_time_s=request.scheduled_s - request.arrival_s,
-        prefill_time_s=request.first_token_s - request.scheduled_s,
-        prompt_logprobs=job.prompt_logprobs,
-    )
-
-
-def _as_engine_error(error: BaseException) -> Exception:
-    if isinstance(error, PrefixlabError):
-        return error
-    return EngineError(f"{type(error).__name__}: {error}")
 
 
 def _call_all(messages: list[Callable[[], None]]) -> None:

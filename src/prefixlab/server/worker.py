@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from prefixlab.core.clock import Clock
+from prefixlab.core.clock import Clock, wall_time_s
 from prefixlab.core.seams import Tokenizer
 from prefixlab.server.config import ServerConfig
 from prefixlab.server.loop import EngineLoop
@@ -44,6 +44,7 @@ class Worker:
     honours_priority: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
     kv_events: dict[str, Any] | None = None
+    started_unix_s: float = field(default_factory=wall_time_s)
 
     @property
     def max_total_tokens(self) -> int:

@@ -143,6 +143,7 @@ def _sampling(worker: Worker, body: ChatRequest, token_ids: TokenIds) -> Samplin
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidRequestError("top_logprobs needs logprobs", "top_logprobs")
     return sampling_of(
+        worker,
         body,
         max_tokens=limits.pop() if limits else max(1, worker.max_request_tokens - len(token_ids)),
         max_tokens_name="max_completion_tokens",

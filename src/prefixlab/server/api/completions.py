@@ -73,6 +73,7 @@ async def completions(request: Request) -> Response:
     body = convert(given, CompletionRequest, known_fields.COMPLETIONS, _INSIDE)
     check_body(worker, body)
     sampling = sampling_of(
+        worker,
         body,
         max_tokens=DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens,
         max_tokens_name="max_tokens",

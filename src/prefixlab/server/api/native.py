@@ -136,7 +136,7 @@ async def _asks(worker: Worker, body: GenerateRequest, rid: str) -> tuple[list[A
     check_extras(worker, force_miss=bool(body.force_miss), priority=body.priority or 0)
     prompts = split_prompt(given, param)
     is_batch = isinstance(given, list) and not isinstance(given[0], int)
-    samplings = _samplings(body, len(prompts), is_batch)
+    samplings = _samplings(worker, body, len(prompts), is_batch)
     asks = [
         Ask(
             rid=request_id,
@@ -163,19 +163,21 @@ def _ids(body: GenerateRequest, rid: str, num_prompts: int) -> list[str]:
     return body.rid
 
 
-def _samplings(body: GenerateRequest, num_prompts: int, is_batch: bool) -> list[tuple[SamplingParams, int]]:
+def _samplings(
+    worker: Worker, body: GenerateRequest, num_prompts: int, is_batch: bool
+) -> list[tuple[SamplingParams, int]]:
     """Parameters and number of choices of each prompt."""
     given = body.sampling_params
     if not isinstance(given, list):
-        return [_sampling(body, given or NativeSampling())] * num_prompts
+        return [_sampling(worker, body, given or NativeSampling())] * num_prompts
     if not is_batch or len(given) != num_prompts:
         raise InvalidRequestError(
             "a list of sampling_params needs a list of prompts of its length", "sampling_params"
         )
-    return [_sampling(body, one) for one in given]
+    return [_sampling(worker, body, one) for one in given]
 
 
-def _sampling(body: GenerateRequest, given: NativeSampling) -> tuple[SamplingParams, int]:
+def _sampling(worker: Worker, body: GenerateRequest, given: NativeSampling) -> tuple[SamplingParams, int]:
     values = asdict(given)
     num_choices = values.pop("n") or 1
     values["seed"] = values.pop("sampling_seed")
@@ -183,7 +185,7 @@ def _sampling(body: GenerateRequest, given: NativeSampling) -> tuple[SamplingPar
     values["stop_token_ids"] = as_tuple(given.stop_token_ids)
     if body.return_logprob:
         values["num_logprobs"] = body.top_logprobs_num or 0
-    return sampling_from(values, _SPELLING), num_choices
+    return sampling_from(worker, values, _SPELLING), num_choices
 
 
 def _prompt_logprobs_from(body: GenerateRequest) -> int | None:

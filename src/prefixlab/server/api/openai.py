@@ -15,7 +15,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from prefixlab.core.block_hash import Namespace, TokenIds
-from prefixlab.core.clock import wall_time_s
 from prefixlab.core.errors import InvalidRequestError, ModelNotFoundError
 from prefixlab.core.sampling_params import SamplingParams
 from prefixlab.server.api.body import json_response
@@ -109,6 +108,7 @@ def check_body(worker: Worker, body: OpenAIRequest) -> None:
 
 
 def sampling_of(
+    worker: Worker,
     body: OpenAIRequest,
     *,
     max_tokens: int,
@@ -139,7 +139,7 @@ def sampling_of(
         "min_new_tokens": "min_tokens",
         "num_logprobs": logprobs_name,
     }
-    return sampling_from(values, spelling)
+    return sampling_from(worker, values, spelling)
 
 
 def asks_of(
@@ -196,4 +196,5 @@ async def get_model(request: Request) -> Response:
 
 
 def _model(worker: Worker) -> Model:
-    return Model(id=worker.model_name, created=int(wall_time_s()), max_model_len=worker.max_model_len)
+    created = int(worker.started_unix_s)
+    return Model(id=worker.model_name, created=created, max_model_len=worker.max_model_len)

@@ -26,6 +26,7 @@ from prefixlab.server.worker import Worker
 
 MAX_CHOICES = 1024
 """Requests in one call: prompts times choices."""
+MAX_PRIORITY = 2**31 - 1
 MAX_INLINE_TEXT = 2048
 """Characters beyond which encoding goes to another thread, so that streams go on meanwhile."""
 
@@ -88,9 +89,10 @@ def split_prompt(prompt: Any, param: str) -> list[str | list[int]]:
         return [prompt]
     if not prompt:
         raise InvalidRequestError("the prompt is empty", param)
-    if all(isinstance(item, int) for item in prompt):
+    kinds = set(map(type, prompt))
+    if kinds == {int}:
         return [prompt]
-    if all(isinstance(item, str) for item in prompt) or all(isinstance(item, list) for item in prompt):
+    if kinds in ({str}, {list}):
         return list(prompt)
     raise InvalidRequestError("must be a text, texts, token ids, or lists of token ids, not a mixture", param)
 
@@ -101,7 +103,7 @@ async def to_token_ids(worker: Worker, prompt: str | list[int], param: str) -> T
     return check_token_ids(worker, prompt, param)
 
 
-def sampling_from(values: dict[str, Any], spelling: dict[str, str]) -> SamplingParams:
+def sampling_from(worker: Worker, values: dict[str, Any], spelling: dict[str, str]) -> SamplingParams:
     """Validated parameters from the fields that were given (None: not given).
 
     Args:
@@ -109,7 +111,13 @@ def sampling_from(values: dict[str, Any], spelling: dict[str, str]) -> SamplingP
     """
     given = {name: value for name, value in values.items() if value is not None}
     try:
-        return SamplingParams(**given).validate()
+        sampling = SamplingParams(**given).validate()
+        for token_id in sampling.stop_token_ids:
+            if not 0 <= token_id < worker.vocab_size:
+                raise InvalidRequestError(
+                    f"stop_token_ids holds {token_id}, which is not in the vocabulary", "stop_token_ids"
+                )
+        return sampling
     except InvalidRequestError as error:
         name = error.param or ""
         client_name = spelling.get(name, name)
@@ -129,6 +137,8 @@ def check_extras(worker: Worker, *, force_miss: bool, priority: int) -> None:
         raise InvalidRequestError(
             "this server's cache shares nothing, so no miss can be forced", "force_miss"
         )
+    if abs(priority) > MAX_PRIORITY:
+        raise InvalidRequestError(f"priority must lie within ±{MAX_PRIORITY}, not {priority}", "priority")
     if priority and not worker.honours_priority:
         raise InvalidRequestError(
             "priority has no effect here: the server runs neither --schedule-policy priority nor "
