@@ -3,11 +3,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.bench.helpers import ScriptedTarget, planned
 
 from prefixlab.bench.client import run_closed_loop, run_open_loop
 from prefixlab.bench.records import Outcome, Record, check_complete
 from prefixlab.core.clock import MonotonicClock
+from tests.bench.helpers import ScriptedTarget, planned
 
 CLOCK = MonotonicClock()
 

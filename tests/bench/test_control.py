@@ -7,7 +7,6 @@ from typing import TypeVar
 
 import httpx
 import pytest
-from tests.bench.fake_server import FakeServer
 
 from prefixlab.bench import control
 from prefixlab.bench.control import (
@@ -20,6 +19,7 @@ from prefixlab.bench.control import (
 )
 from prefixlab.bench.targets.http import open_client
 from prefixlab.core.errors import TargetError
+from tests.bench.fake_server import FakeServer
 
 T = TypeVar("T")
 

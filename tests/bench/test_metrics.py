@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.bench.helpers import ok_record
 
 from prefixlab.bench.metrics import Distribution, as_result_keys, itl, summarise
 from prefixlab.bench.records import Outcome, Record
+from tests.bench.helpers import ok_record
 
 
 def failed(request_id: str) -> Record:

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.bench.helpers import ok_record
 
 from prefixlab.bench.records import Outcome, Record, RecordBuilder, check_complete, spread_evenly
 from prefixlab.core.target import Chunk, Sent
+from tests.bench.helpers import ok_record
 
 
 def build(*chunks: Chunk, outcome: Outcome = Outcome.OK) -> Record:

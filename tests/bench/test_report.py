@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from tests.bench.helpers import ok_record
 
 from prefixlab.bench.cold_start import Coldness, ColdStart
 from prefixlab.bench.metrics import summarise
@@ -15,11 +14,18 @@ from prefixlab.bench.report.console import NOT_MEASURED, WIDTH, result_block
 from prefixlab.bench.report.jsonl import append_line, measured_keys
 from prefixlab.bench.report.plot import write_plot
 from prefixlab.bench.report.progress import ProgressBar
-from prefixlab.bench.report.sweep import PooledPoint, cache_table, pool_points, speed_table
+from prefixlab.bench.report.sweep import (
+    PooledPoint,
+    cache_table,
+    latency_table,
+    pool_points,
+    throughput_table,
+)
 from prefixlab.bench.verdict import check_cache
 from prefixlab.bench.warm_cache import PointRun
 from prefixlab.bench.workloads.warm_cache import shape_point
 from prefixlab.core.errors import ConfigError
+from tests.bench.helpers import ok_record
 
 
 def a_run(
@@ -101,11 +107,11 @@ def test_repeats_are_pooled_by_percent_and_their_spread_is_kept() -> None:
 
 
 def test_the_tables_show_intended_expected_measured_and_the_spread() -> None:
-    cache, speed = shown(cache_table(points())), shown(speed_table(points()))
+    cache, latency = shown(cache_table(points())), shown(latency_table(points()))
     row = next(line for line in cache.splitlines() if line.strip().startswith("90"))
     assert row.split() == ["90", "180", "176", "2,112", "2,112", "88.00", "consistent", "proven"]
-    assert "1,100 [1,000-1,200]" in speed
-    assert "[smallest-largest]" in speed
+    assert "1,100 [1,000-1,200]" in latency
+    assert "[smallest-largest]" in latency
 
 
 def test_what_was_not_reported_is_not_shown_as_zero() -> None:
@@ -117,7 +123,7 @@ def test_what_was_not_reported_is_not_shown_as_zero() -> None:
 
 
 def test_failures_have_a_column() -> None:
-    assert shown(speed_table(pool_points([a_run(0, failed=True)]))).rstrip().endswith("1")
+    assert shown(throughput_table(pool_points([a_run(0, failed=True)]))).rstrip().endswith("1")
 
 
 def test_lines_are_valid_json_even_where_nothing_was_measured(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.bench.fake_server import FakeServer
 
 from prefixlab.bench.client import OnRecord
 from prefixlab.bench.cold_start import Coldness
@@ -17,6 +16,7 @@ from prefixlab.bench.workloads.trace import Trace, TraceRequest
 from prefixlab.core.byte_tokenizer import ByteTokenizer
 from prefixlab.core.clock import MonotonicClock
 from prefixlab.core.errors import ConfigError
+from tests.bench.fake_server import FakeServer
 
 SHARING = Trace(
     "t.jsonl",

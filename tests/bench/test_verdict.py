@@ -2,10 +2,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.bench.helpers import ok_record
-
 from prefixlab.bench.records import Outcome, Record
 from prefixlab.bench.verdict import Verdict, check_cache, delivery_notes
+from tests.bench.helpers import ok_record
 
 
 def answered(number: int, cached: int | None, expected: int | None = 64, **fields: int) -> Record:

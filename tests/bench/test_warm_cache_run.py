@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.bench.fake_server import FakeServer
 
 from prefixlab.bench.cold_start import Coldness
 from prefixlab.bench.config import REMOTE, TargetConfig, WarmCacheOptions
@@ -18,6 +17,7 @@ from prefixlab.bench.workloads.warm_cache import PointShape
 from prefixlab.core.byte_tokenizer import ByteTokenizer
 from prefixlab.core.clock import MonotonicClock
 from prefixlab.core.errors import ConfigError, TargetError
+from tests.bench.fake_server import FakeServer
 
 
 class Watching:
@@ -174,6 +174,15 @@ def test_a_prefix_shorter_than_a_page_is_noted(fake_server: FakeServer) -> None:
     runs = sweep(fake_server)
     assert any("shorter than a page of 100" in note for note in runs[1].notes)
     assert runs[1].check.verdict is Verdict.CONSISTENT
+
+
+def test_a_cache_too_small_for_the_requests_in_flight_is_noted(fake_server: FakeServer) -> None:
+    fake_server.behaviour.info = {"max_total_num_tokens": 200}
+    runs = sweep(fake_server)
+    assert any(
+        "2 requests in flight need 246 tokens of KV and the server holds 200" in n for n in runs[0].notes
+    )
+    assert not any("tokens of KV" in note for note in runs[2].notes)
 
 
 def test_prompts_too_long_for_the_server_are_refused_before_anything_is_sent(fake_server: FakeServer) -> None:

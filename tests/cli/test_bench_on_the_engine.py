@@ -15,8 +15,10 @@ from typing import Any
 import httpx
 import pytest
 
+from prefixlab.cli.embedded import embedded_server
 from prefixlab.cli.main import main
 from prefixlab.core.clock import MonotonicClock, sleep
+from prefixlab.core.errors import EngineError, TargetError
 
 pytestmark = pytest.mark.service
 
@@ -50,15 +52,7 @@ def test_it_does_so_through_every_api(tmp_path: Path, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", ["openai", "openai-chat"])
 def test_it_does_so_to_the_single_token(tmp_path: Path, backend: str) -> None:
-    warm_cache(
-        tmp_path,
-        "--backend",
-        backend,
-        "--pcts",
-        "0,33,99" if backend == "openai" else "0,33",
-        "--page-size",
-        "1",
-    )
+    warm_cache(tmp_path, "--backend", backend, "--pcts", "0,33,90", "--page-size", "1")
 
 
 @pytest.mark.parametrize(
@@ -138,6 +132,13 @@ def running_benchmark() -> Iterator[tuple[subprocess.Popen[str], str]]:
         process.stderr.close()
 
 
+def children() -> set[int]:
+    """Processes this one has started."""
+    return {
+        int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()
+    }
+
+
 def gone(url: str) -> bool:
     """Whether nobody answers at `url` any more, within a minute."""
     clock = MonotonicClock()
@@ -156,6 +157,17 @@ def test_ctrl_c_ends_the_engine_too_and_says_so() -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
         assert gone(url)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the engine's process through /proc")
+def test_an_engine_that_dies_under_the_benchmark_is_told_apart_from_a_bad_answer() -> None:
+    before = children()
+    died = pytest.raises(EngineError, match="the embedded engine ended with code -9")
+    with died, embedded_server([]) as url:
+        (engine,) = children() - before
+        os.kill(engine, signal.SIGKILL)
+        assert gone(url)
+        raise TargetError("could not connect")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")

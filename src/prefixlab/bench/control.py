@@ -31,7 +31,7 @@ class ServerFacts:
     """What the server says about itself.
 
     Attributes:
-        backend: its kind, for labels.
+        backend: what it is: "prefixlab", "sglang", "vllm", or what it was called where it does not say.
         expects_miss: why no request can hit ("forced miss", …); None where hits are expected.
         capacity_tokens: tokens its cache holds.
     """

@@ -42,6 +42,8 @@ class Endpoint:
     """See the module. `clock` stamps everything that concerns this server."""
 
     url: str
+    backend: str
+    """As the user named it; else what the server says it is."""
     target: Target
     control: Control
     facts: ServerFacts
@@ -111,6 +113,7 @@ async def open_endpoint(
         facts = await control.facts()
         yield Endpoint(
             url=url,
+            backend=config.backend or facts.backend,
             target=HttpTarget(client, dialect, clock, model=config.model or facts.model),
             control=control,
             facts=facts,

@@ -75,9 +75,7 @@ class Metrics:
     ttft_from_intent_s: Distribution
     e2e_from_intent_s: Distribution
     send_lag_s: Distribution
-    """Sent minus intended: how late this client was, waits for a free slot and for connections included."""
-    num_estimated: int
-    """Ok requests whose tokens per chunk were spread from a total: their ITL is an estimate."""
+    """Sent minus intended: how late this client was, waiting for a connection included."""
 
 
 def summarise(records: Sequence[Record], planned: int, duration_s: float | None = None) -> Metrics:
@@ -121,7 +119,6 @@ def summarise(records: Sequence[Record], planned: int, duration_s: float | None 
         ttft_from_intent_s=Distribution.of([record.arrivals_s[0] - record.intended_s for record in timed]),
         e2e_from_intent_s=Distribution.of([record.arrivals_s[-1] - record.intended_s for record in timed]),
         send_lag_s=Distribution.of([r.sent_s - r.intended_s for r in records if r.sent_s is not None]),
-        num_estimated=sum(record.counts_estimated for record in ok),
     )
 
 

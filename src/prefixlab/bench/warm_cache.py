@@ -191,6 +191,16 @@ class _Sweep:
                 f"the shared prefix of {shape.num_shared_tokens} tokens is shorter than a page of "
                 f"{page_size}: nothing can hit"
             )
+        capacity = self._endpoint.facts.capacity_tokens
+        in_flight = min(self._options.max_concurrency, self._options.num_prompts)
+        needed = shape.num_shared_tokens + in_flight * (
+            shape.total_tokens - shape.num_shared_tokens + self._options.output_len
+        )
+        if capacity is not None and needed > capacity:
+            notes.append(
+                f"{in_flight} requests in flight need {needed} tokens of KV and the server holds {capacity}: "
+                "fewer run at once, and the prefix may be evicted"
+            )
         if head > shape.prefix_len:
             notes.append(f"the chat template's first {head} tokens are shared by every prompt")
         if warmed and warmed > (self._endpoint.expected_cached_tokens(head, shape.total_tokens) or 0):

@@ -93,7 +93,7 @@ def report(endpoint: Endpoint, replayed: TraceRun, config: TraceConfig, output: 
     print(
         result_block(
             [
-                ("Backend:", endpoint.facts.backend),
+                ("Backend:", endpoint.backend),
                 ("Model:", endpoint.facts.model),
                 ("Trace:", replayed.trace.name),
                 ("Block size (tokens):", replayed.trace.block_size),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "sweep the share of a common prefix: throughput, latency, and proof that the cache hit as intended"
 PLOT_ENDINGS = (".png", ".svg", ".pdf")
-TABLE_WIDTH = 132
+TABLE_WIDTH = 120
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     with server_under_test(target, args, TargetConfig, WarmCacheConfig) as url:
         endpoint, runs = asyncio.run(measure(target, options, url, output))
-    report(endpoint, options, runs, config, plot, where=where(target))
+    report(endpoint, options, runs, config, plot, place=place_of(target))
     return 0
 
 
@@ -102,7 +102,8 @@ class Watcher:
         )
 
 
-def where(target: TargetConfig) -> str:
+def place_of(target: TargetConfig) -> str:
+    """What the figures belong to: this machine, or a server whose machine we do not know."""
     from prefixlab.bench.environment import machine_name
 
     return machine_name() if target.is_embedded else f"server at {target.url}"
@@ -115,7 +116,7 @@ def report(
     config: WarmCacheConfig,
     plot: Path | None,
     *,
-    where: str,
+    place: str,
 ) -> None:
     """Print everything, draw the picture, then judge.
 
@@ -126,20 +127,22 @@ def report(
     from rich.console import Console
 
     from prefixlab.bench.report.plot import write_plot
-    from prefixlab.bench.report.sweep import cache_table, pool_points, speed_table
+    from prefixlab.bench.report.sweep import cache_table, latency_table, pool_points, throughput_table
 
     points = pool_points(runs)
     for point in points:
         print(block(endpoint, options, point), end="\n\n")
     console = Console(width=TABLE_WIDTH, highlight=False)
-    console.print(cache_table(points))
-    console.print(speed_table(points))
+    for table in (cache_table(points), throughput_table(points), latency_table(points)):
+        console.print(table)
     print(setting(endpoint, options))
-    print(f"measured on {where}")
+    if options.repeats > 1:
+        print("order of points: as given, then shuffled anew for each repeat")
+    print(f"measured on {place}")
     for detail in dict.fromkeys(run.cold_start.detail for run in runs if run.salt):
         print(f"prompts were salted: {detail}")
     if plot is not None:
-        title = f"What a shared prefix is worth: {endpoint.facts.model or 'model'} on {where}"
+        title = f"What a shared prefix is worth: {endpoint.facts.model or 'model'} on {place}"
         write_plot(plot, points, title=title, setting=setting(endpoint, options))
         print(f"picture: {plot}")
     judge(points, strict=config.strict)
@@ -151,7 +154,7 @@ def block(endpoint: Endpoint, options: WarmCacheOptions, point: PooledPoint) -> 
     cold = ", ".join(sorted({run.cold_start.coldness.value for run in point.runs}))
     return result_block(
         [
-            ("Backend:", endpoint.facts.backend),
+            ("Backend:", endpoint.backend),
             ("Model:", endpoint.facts.model),
             ("Shared prefix (%):", point.shape.pct),
             ("Prefix / suffix (tokens):", f"{point.shape.prefix_len} / {point.shape.suffix_len}"),

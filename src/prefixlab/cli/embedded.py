@@ -23,7 +23,7 @@ from typing import Any
 
 from prefixlab.core.clock import MonotonicClock, sleep
 from prefixlab.core.config import add_flags
-from prefixlab.core.errors import ConfigError, EngineError
+from prefixlab.core.errors import ConfigError, EngineError, TargetError
 
 START_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 15.0
@@ -71,7 +71,7 @@ def embedded_server(words: Sequence[str]) -> Iterator[str]:
 
     Raises:
         ConfigError: it refused its settings.
-        EngineError: it did not come up; the message ends with what it said last.
+        EngineError: it did not come up, or did not stay up; the message ends with what it said last.
     """
     with tempfile.TemporaryDirectory(prefix="prefixlab-") as folder:
         log, ready = Path(folder, "log"), Path(folder, "ready.json")
@@ -89,6 +89,10 @@ def embedded_server(words: Sequence[str]) -> Iterator[str]:
             )
         try:
             yield _wait_until_ready(process, ready, log)
+        except TargetError as error:
+            if process.poll() is not None:
+                raise _ended(process, log) from error
+            raise
         finally:
             _stop(process)
 
@@ -99,10 +103,9 @@ def _wait_until_ready(process: subprocess.Popen[bytes], ready: Path, log: Path) 
     while clock.now() < deadline_s:
         code = process.poll()
         if code is not None:
-            said = _last_words(log)
             if code == 2:
-                raise ConfigError(f"the embedded engine refused its settings:\n{said}")
-            raise EngineError(f"the embedded engine ended with code {code}:\n{said}")
+                raise ConfigError(f"the embedded engine refused its settings:\n{_last_words(log)}")
+            raise _ended(process, log)
         if ready.exists() and (text := ready.read_text()):
             return str(json.loads(text)["url"])
         sleep(0.05)
@@ -117,6 +120,10 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def _ended(process: subprocess.Popen[bytes], log: Path) -> EngineError:
+    return EngineError(f"the embedded engine ended with code {process.returncode}:\n{_last_words(log)}")
 
 
 def _last_words(log: Path) -> str:

@@ -14,12 +14,15 @@ from typing import Any
 
 import msgspec
 
+from prefixlab import __version__
 from prefixlab.bench.config import WarmCacheOptions
 from prefixlab.bench.endpoint import Endpoint
+from prefixlab.bench.environment import machine_name
 from prefixlab.bench.metrics import Metrics, as_result_keys
 from prefixlab.bench.trace import TraceRun
 from prefixlab.bench.verdict import CacheCheck
 from prefixlab.bench.warm_cache import PointRun
+from prefixlab.core.clock import wall_time_label
 from prefixlab.core.errors import ConfigError
 
 
@@ -89,9 +92,13 @@ def measured_keys(metrics: Metrics, check: CacheCheck) -> dict[str, Any]:
 
 def _endpoint_keys(endpoint: Endpoint, dataset_name: str) -> dict[str, Any]:
     return {
-        "backend": endpoint.facts.backend,
+        "backend": endpoint.backend,
         "dataset_name": dataset_name,
         "model": endpoint.facts.model,
+        "date": wall_time_label(),
+        "prefixlab_version": __version__,
+        "client_machine": machine_name(),
+        "server": endpoint.facts.backend,
         "server_version": endpoint.facts.version,
         "page_size": endpoint.page_size,
         "expects_miss": endpoint.expects_miss,

@@ -1,4 +1,4 @@
-"""A sweep at a glance: repeats pooled point by point, and the two tables that show them.
+"""A sweep at a glance: repeats pooled point by point, and the tables that show them.
 
 Owns pooling. Latencies are pooled over the requests of all repeats, rates are totals over summed durations;
 the spread shown beside them is the smallest and largest value of a repeat.
@@ -79,25 +79,11 @@ def cache_table(points: Sequence[PooledPoint]) -> Table:
     return table
 
 
-def speed_table(points: Sequence[PooledPoint]) -> Table:
-    """What it is worth: throughput and latency, with the smallest and largest repeat."""
-    repeats = max(len(point.runs) for point in points)
-    spread = f", pooled over {repeats} repeats [smallest-largest]" if repeats > 1 else ""
+def throughput_table(points: Sequence[PooledPoint]) -> Table:
+    """How much got done, with the smallest and largest repeat of the total."""
     table = _table(
-        f"Speed{spread}",
-        (
-            "shared %",
-            "req/s",
-            "input tok/s",
-            "output tok/s",
-            "total tok/s",
-            "median TTFT ms",
-            "p99",
-            "TPOT ms",
-            "E2E ms",
-            "in flight",
-            "failed",
-        ),
+        f"Throughput{_spread_title(points)}",
+        ("shared %", "requests/s", "input tok/s", "output tok/s", "total tok/s", "in flight", "failed"),
     )
     for point in points:
         metrics = point.metrics
@@ -107,14 +93,30 @@ def speed_table(points: Sequence[PooledPoint]) -> Table:
             number(metrics.input_throughput),
             number(metrics.output_throughput, 1),
             with_spread(metrics.total_throughput, point.spread(total_throughput), 1),
-            with_spread(metrics.ttft_s.median, point.spread(median_ttft_s), 1e3),
-            number(milliseconds(metrics.ttft_s.p99), 1),
-            number(milliseconds(metrics.tpot_s.median), 2),
-            number(milliseconds(metrics.e2e_s.median), 1),
             number(metrics.concurrency, 2),
             str(metrics.failed),
         )
     return table
+
+
+def latency_table(points: Sequence[PooledPoint]) -> Table:
+    """How long it took, with the smallest and largest repeat of the median TTFT."""
+    names = ("TTFT", "TPOT", "ITL", "E2E")
+    columns = [f"{name} {statistic}" for name in names for statistic in ("p50", "p99")]
+    table = _table(f"Latency, ms{_spread_title(points)}", ("shared %", *columns))
+    for point in points:
+        metrics = point.metrics
+        cells = [with_spread(metrics.ttft_s.median, point.spread(median_ttft_s), 1e3)]
+        cells.append(number(milliseconds(metrics.ttft_s.p99), 1))
+        for distribution in (metrics.tpot_s, metrics.itl_s, metrics.e2e_s):
+            cells += [number(milliseconds(value), 1) for value in (distribution.median, distribution.p99)]
+        table.add_row(str(point.shape.pct), *cells)
+    return table
+
+
+def _spread_title(points: Sequence[PooledPoint]) -> str:
+    repeats = max(len(point.runs) for point in points)
+    return f", pooled over {repeats} repeats [smallest-largest]" if repeats > 1 else ""
 
 
 def _table(title: str, numbers: Sequence[str], words: Sequence[str] = ()) -> Table:
