@@ -135,7 +135,7 @@ class Served:
             sleep(0.002)
         raise AssertionError("it never came to that")
 
-    def generate(self, input_ids: list[int] | None = None, num_tokens: int = 4, **body: Any) -> Any:
+    def generate(self, input_ids: list[Any] | None = None, num_tokens: int = 4, **body: Any) -> Any:
         """POST /generate, greedy as every fake is, and its JSON."""
         sampling = {"max_new_tokens": num_tokens, "ignore_eos": True} | body.pop("sampling_params", {})
         given = {"input_ids": input_ids} if input_ids is not None else {}

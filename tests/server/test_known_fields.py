@@ -27,6 +27,7 @@ NOT_NEUTRAL = "surely nobody's default"
 def request_with(scope: str, name: str, value: Any) -> tuple[str, dict[str, Any], str]:
     """Path, body and the client's spelling of a field in `scope`."""
     given = {name: value}
+    body: dict[str, Any]
     if scope == GENERATE:
         return "/generate", {"text": "a", "sampling_params": {"max_new_tokens": 1}} | given, name
     if scope == SAMPLING:

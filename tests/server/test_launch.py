@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -17,9 +19,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from prefixlab.cache.config import CacheConfig
 from prefixlab.cli.serve import configure
 from prefixlab.core.clock import sleep
 from prefixlab.core.errors import ConfigError
+from prefixlab.engine.config import EngineConfig
+from prefixlab.scheduler.config import SchedulerConfig
 from prefixlab.server.config import READY_PREFIX, ServerConfig
 from prefixlab.server.launch import _bind
 from tests.server.openai_client import check_async_client, check_sync_client
@@ -163,13 +168,6 @@ def test_a_server_setting_out_of_range_is_refused_by_its_flag(wrong: dict[str, f
 
 
 def test_the_verb_has_one_flag_per_setting_of_its_four_configs() -> None:
-    import argparse
-    import dataclasses
-
-    from prefixlab.cache.config import CacheConfig
-    from prefixlab.engine.config import EngineConfig
-    from prefixlab.scheduler.config import SchedulerConfig
-
     parser = argparse.ArgumentParser()
     configure(parser)  # a name that two configs had would raise here
     flags = {option for action in parser._actions for option in action.option_strings}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from typing import Any
 
+import httpx
 import pytest
 
+from prefixlab.core.clock import sleep
 from prefixlab.core.errors import EngineError
 from tests.server.harness import Served, oracle, serving, text_of
 
@@ -70,7 +74,9 @@ def test_tokens_without_text_fail_one_request_only(served: Served, monkeypatch: 
     served.wait_until_idle()
 
 
-def test_a_bug_in_the_loop_ends_everything_with_an_error_and_health_says_so() -> None:
+def test_a_bug_in_the_loop_ends_everything_with_an_error_and_health_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with serving() as served, served.runner.held():
         calls = [
             served.pool.submit(served.client.post, "/generate", json=BODY | {"rid": rid}) for rid in "ab"
@@ -81,13 +87,13 @@ def test_a_bug_in_the_loop_ends_everything_with_an_error_and_health_says_so() ->
         def broken(*_: Any) -> None:
             raise KeyError("a bug")
 
-        served.worker.loop._scheduler.commit = broken  # type: ignore[method-assign]
+        monkeypatch.setattr(served.worker.loop._scheduler, "commit", broken)
         served.runner.let(9)
         for call in calls:
             assert call.result().status_code == 500
             assert "the engine loop died" in call.result().json()["error"]["message"]
         # And nothing hangs from now on.
-        assert served.get("/health", 500)["error"]["code"] == "engine_error"
+        assert served.get("/health", 503)["error"]["code"] == "engine_error"
         served.get("/health_generate", 500)
         served.post("/generate", BODY, 500)
         served.get("/flush_cache", 500)
@@ -103,15 +109,38 @@ def test_a_last_token_without_text_is_an_error_too(served: Served, monkeypatch: 
     assert served.worker.loop.is_healthy
 
 
+def test_a_bug_while_a_call_is_queued_reaches_that_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving() as served:
+
+        def broken(request: Any) -> None:
+            raise OverflowError("a bug")
+
+        monkeypatch.setattr(served.worker.loop._scheduler, "add", broken)
+        assert served.post("/generate", BODY, 500)["error"]["message"] == "OverflowError: a bug"
+        assert served.get("/health", 503)
+
+
+def test_a_request_that_runs_too_long_is_ended_and_told() -> None:
+    settings = {"running_timeout_s": 0.2}
+    with serving(scheduler=settings) as served, served.runner.held():
+        running = served.pool.submit(served.client.post, "/generate", json=BODY)
+        served.runner.wait_for_step()
+        sleep(0.3)
+        served.runner.let(2)
+        assert running.result().status_code == 504
+        assert "--running-timeout-s" in running.result().text
+        served.wait_until_idle()
+
+
 @pytest.mark.parametrize("path", ["/generate", "/v1/completions", "/v1/chat/completions"])
 def test_a_client_that_goes_away_in_mid_stream_gives_its_pages_back(path: str) -> None:
-    body: dict[str, Any] = {
+    bodies: dict[str, dict[str, Any]] = {
         "/generate": {"input_ids": [1] * 20, "sampling_params": {"max_new_tokens": 400, "ignore_eos": True}},
         "/v1/completions": {"prompt": [1] * 20, "max_tokens": 400, "ignore_eos": True},
         "/v1/chat/completions": {"messages": [{"role": "user", "content": "hi"}], "ignore_eos": True},
-    }[path]
+    }
     with serving() as served, served.runner.held():
-        with served.client.stream("POST", path, json=body | {"stream": True}) as response:
+        with served.client.stream("POST", path, json=bodies[path] | {"stream": True}) as response:
             served.runner.let(3)
             next(response.iter_raw())
         served.wait_for_calls(0)
@@ -125,7 +154,12 @@ def test_a_client_that_goes_away_while_it_waits_leaves_the_queue() -> None:
     with serving(scheduler={"max_running_requests": 1}) as served, served.runner.held():
         first = served.pool.submit(served.generate, [1], 3)
         served.runner.wait_for_step()
-        served.pool.submit(lambda: (served.wait_for_calls(2), served.runner.let()))
+
+        def let_it_be_queued() -> None:
+            served.wait_for_calls(2)
+            served.runner.let()
+
+        served.pool.submit(let_it_be_queued)
         with served.client.stream("POST", "/generate", json=BODY | {"stream": True, "rid": "late"}):
             pass  # its headers came, so it is queued
         served.wait_for_calls(1)
@@ -137,8 +171,6 @@ def test_a_client_that_goes_away_while_it_waits_leaves_the_queue() -> None:
 
 
 def test_a_client_that_goes_away_from_a_whole_answer_is_noticed_too() -> None:
-    import httpx
-
     with serving() as served, served.runner.held():
         with pytest.raises(httpx.ReadTimeout):
             served.client.post("/generate", json=BODY, timeout=0.2)
@@ -150,8 +182,6 @@ def test_a_client_that_goes_away_from_a_whole_answer_is_noticed_too() -> None:
 def test_a_client_that_goes_away_in_the_middle_of_its_body_is_no_bug(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    import socket
-
     with serving() as served:
         host, port = served.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as half:
@@ -173,7 +203,6 @@ def test_idle_for_a_while_the_loop_checks_every_invariant(monkeypatch: pytest.Mo
     monkeypatch.setattr("prefixlab.server.loop.IDLE_CHECK_AFTER_S", 0.01)
     with serving() as served:
         served.generate([1, 2, 3], 2)
-        assert served.worker.loop._needs_check or served.worker.loop._checks_are_cheap
         served.wait_until(lambda: not served.worker.loop._needs_check)
         assert served.worker.loop.is_healthy
 
@@ -188,12 +217,10 @@ def test_a_leak_found_by_the_idle_check_is_not_kept_quiet(monkeypatch: pytest.Mo
         monkeypatch.setattr(served.worker.loop._cache, "check", leak)
         served.generate([1, 2, 3], 2)
         served.wait_until(lambda: served.worker.loop.death is not None)
-        assert "owners nobody knows" in served.get("/health", 500)["error"]["message"]
+        assert "owners nobody knows" in served.get("/health", 503)["error"]["message"]
 
 
 def test_while_it_drains_new_requests_are_turned_away_and_running_ones_finish() -> None:
-    import asyncio
-
     with serving() as served, served.runner.held():
         running = served.pool.submit(served.generate, [1], 3)
         served.runner.wait_for_step()
@@ -209,8 +236,6 @@ def test_while_it_drains_new_requests_are_turned_away_and_running_ones_finish() 
 
 
 def test_what_does_not_finish_while_it_drains_is_told() -> None:
-    import asyncio
-
     with serving() as served, served.runner.held():
         running = served.pool.submit(served.client.post, "/generate", json=BODY)
         served.runner.wait_for_step()

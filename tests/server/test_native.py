@@ -63,6 +63,27 @@ def test_a_stream_is_cumulative_and_ends_as_the_whole_answer_does(served: Served
     assert events[-1]["meta_info"]["finish_reason"] == whole["meta_info"]["finish_reason"]
 
 
+def test_many_requests_at_once_get_their_own_tokens_in_little_memory() -> None:
+    """Streams and whole answers, shared and own prefixes, with pages for only a few: retraction included."""
+    prompts = [[5, 6, 7, 8] * (i % 4) + [100 + i] for i in range(40)]
+
+    def tokens(number: int) -> list[int]:
+        body = {
+            "input_ids": prompts[number],
+            "sampling_params": {"max_new_tokens": 20, "stop_token_ids": [4095]},
+        }
+        if number % 2:
+            return list(served.events("/generate", body)[-1]["output_ids"])
+        return list(served.post("/generate", body)["output_ids"])
+
+    stops = ByteTokenizer(VOCAB_SIZE).eos_token_ids | {4095}
+    with serving(num_pages=30, scheduler={"schedule_conservativeness": 0.1}) as served:
+        answers = list(served.pool.map(tokens, range(40)))
+        served.wait_until_idle()
+        served.worker.loop._check()
+    assert answers == [oracle(prompt, 20, stop_token_ids=stops) for prompt in prompts]
+
+
 def test_a_batch_is_answered_in_order(served: Served) -> None:
     prompts = [[7, 8, 9], [10, 11, 12, 13], [7, 8]]
     answers = served.post(

@@ -8,6 +8,7 @@ import jsonschema
 import pytest
 from starlette.routing import Route
 
+from prefixlab.server.app import build_app
 from tests.server.harness import MODEL, Served
 
 PROMPT = {"prompt": "a", "max_tokens": 1}
@@ -100,8 +101,6 @@ def test_what_the_schema_forbids_the_server_refuses(
 
 
 def test_the_schema_lists_every_route_and_method(shared_server: Served, document: Any) -> None:
-    from prefixlab.server.app import build_app
-
     served = {
         (route.path.replace("{model:path}", "{model}"), method.lower())
         for route in build_app(shared_server.worker).routes
@@ -113,7 +112,12 @@ def test_the_schema_lists_every_route_and_method(shared_server: Served, document
 
 def test_answers_fit_their_schema(shared_server: Served, document: Any) -> None:
     components = {"components": document["components"]}
-    for path, body in [("/generate", TEXT), ("/v1/completions", PROMPT), ("/v1/chat/completions", TALK)]:
+    bodies: dict[str, dict[str, Any]] = {
+        "/generate": TEXT,
+        "/v1/completions": PROMPT,
+        "/v1/chat/completions": TALK,
+    }
+    for path, body in bodies.items():
         content = document["paths"][path]["post"]["responses"]["200"]["content"]
         answer = shared_server.post(path, body)
         jsonschema.validate(answer, content["application/json"]["schema"] | components)

@@ -137,7 +137,7 @@ class Call:
 
     async def accepted(self) -> None:
         """Wait until all requests are queued. Raises what kept one of them out, or ClientGoneError."""
-        while not (self._accepted or self._changed):
+        while not self._accepted and self._error is None:
             await self._news()
         self._raise_error()
 

@@ -96,7 +96,7 @@ class Jobs:
     def close(self, request: Request) -> None:
         """The scheduler is done with `request`."""
         assert request.finish_reason is not None and request.finished_s is not None
-        job = self._live.pop(request.request_id)
+        job = self._live[request.request_id]
         self._metrics.ended(request)
         rest = "".join(job.text) + self._rest_of_text(job)
         first_s, last_s = request.first_token_s, request.last_token_s
@@ -115,6 +115,7 @@ class Jobs:
                 update.logprobs = job.logprobs
                 update.started = _started(job)
         self._send(partial(job.call.apply, update))
+        del self._live[request.request_id]  # last: if anything above fails, `fail_all` still finds it
 
     def fail(self, call: Call, index: int, error: Exception) -> None:
         """The call's request `index` will never run."""

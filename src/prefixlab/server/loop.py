@@ -6,7 +6,8 @@ Owns that thread and what happens when something fails: a step that fails ends i
 a bug of ours ends all requests with an error and leaves a loop that refuses work and says so, instead of one
 that hangs. `jobs.py` turns tokens into updates. Knows no HTTP.
 
-Invariant: every request submitted gets exactly one ending update, and pages are back before it is sent.
+Invariant: every request queued gets exactly one ending update, and pages are back before it is sent. A call
+of which one request cannot be queued ends with that error.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class _Flush:
 
 
 class EngineLoop:
-    """See the module. Methods are for the event loop's thread, unless they begin with an underscore."""
+    """See the module. Public methods are for the event loop's thread."""
 
     def __init__(
         self, scheduler: Scheduler, cache: CacheManager, runner: Runner, clock: Clock, metrics: ServerMetrics
@@ -234,11 +235,13 @@ class EngineLoop:
                 if self._is_over:
                     raise self._why_over()
                 self._scheduler.add(request)
-            except PrefixlabError as error:
+            except Exception as error:
                 self._metrics.refused()
-                self._jobs.fail(call, index, error)
+                self._jobs.fail(call, index, as_engine_error(error))
                 self._abort_call(call)
-                return
+                if isinstance(error, PrefixlabError):
+                    return
+                raise
             self._jobs.open(call, index)
         self._messages.append(call.accept)
 

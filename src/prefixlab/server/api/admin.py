@@ -100,7 +100,9 @@ class ServerInfo(Struct, kw_only=True):
 async def health(request: Request) -> Response:
     worker: Worker = request.app.state.worker
     if not worker.loop.is_healthy:
-        raise worker.loop.death or ShuttingDownError("the server is shutting down")
+        # 503 whatever the reason: it is what those who watch servers look for.
+        body = describe(worker.loop.death or ShuttingDownError("the server is shutting down")).body
+        return json_response(body, 503)
     return json_response(Health())
 
 
