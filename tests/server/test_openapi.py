@@ -62,6 +62,8 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("/v1/completions", PROMPT | {"presence_penalty": 3}),
     ("/v1/completions", PROMPT | {"max_tokens": 0}),
     ("/v1/completions", PROMPT | {"stream_options": {"include_all": True}}),
+    ("/v1/completions", PROMPT | {"stop": ""}),
+    ("/v1/completions", PROMPT | {"stop": ["a"] * 65}),
     ("/v1/chat/completions", {"messages": []}),
     ("/v1/chat/completions", {"messages": [{"role": "robot", "content": "a"}]}),
     ("/v1/chat/completions", TALK | {"tools": [{"type": "function"}]}),

@@ -24,6 +24,9 @@ from prefixlab.server.api import known_fields
 from prefixlab.server.api.body import convert, event, json_response, read_json
 from prefixlab.server.api.prompts import (
     Ask,
+    StopIds,
+    StopString,
+    StopStrings,
     as_tuple,
     check_extras,
     ids_of,
@@ -54,8 +57,8 @@ class NativeSampling(Struct, kw_only=True, forbid_unknown_fields=True):
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=2)] | None = None
     sampling_seed: int | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
+    stop: StopString | StopStrings | None = None
+    stop_token_ids: StopIds | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None

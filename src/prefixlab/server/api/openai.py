@@ -18,7 +18,16 @@ from prefixlab.core.block_hash import Namespace, TokenIds
 from prefixlab.core.errors import InvalidRequestError, ModelNotFoundError
 from prefixlab.core.sampling_params import SamplingParams
 from prefixlab.server.api.body import json_response
-from prefixlab.server.api.prompts import Ask, as_tuple, check_extras, ids_of, sampling_from
+from prefixlab.server.api.prompts import (
+    Ask,
+    StopIds,
+    StopString,
+    StopStrings,
+    as_tuple,
+    check_extras,
+    ids_of,
+    sampling_from,
+)
 from prefixlab.server.calls import Choice
 from prefixlab.server.worker import Worker
 
@@ -42,7 +51,7 @@ class OpenAIRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: StopString | StopStrings | None = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -51,7 +60,7 @@ class OpenAIRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=2)] | None = None
     min_tokens: Annotated[int, Meta(ge=0)] | None = None
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: StopIds | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
     return_tokens_as_token_ids: bool | None = None

@@ -11,7 +11,7 @@ import asyncio
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -29,6 +29,12 @@ MAX_CHOICES = 1024
 MAX_PRIORITY = 2**31 - 1
 MAX_INLINE_TEXT = 2048
 """Characters beyond which encoding goes to another thread, so that streams go on meanwhile."""
+MAX_STOPS = 64
+"""Stop strings, or stop ids, of one request: each is looked for at every token."""
+
+StopString = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+StopStrings = Annotated[list[StopString], msgspec.Meta(max_length=MAX_STOPS)]
+StopIds = Annotated[list[int], msgspec.Meta(max_length=MAX_STOPS)]
 
 
 @dataclass(frozen=True, slots=True)
