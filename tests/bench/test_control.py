@@ -108,9 +108,7 @@ def test_a_flush_that_works_is_done(fake_server: FakeServer) -> None:
 def test_a_refused_flush_is_tried_again_and_then_told(
     fake_server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def at_once(seconds: float) -> None: ...
-
-    monkeypatch.setattr(control.asyncio, "sleep", at_once)
+    monkeypatch.setattr(control, "FLUSH_RETRY_WAIT_S", 0.0)
     fake_server.behaviour.flush = "refuses"
     answer = native_flush(fake_server)
     assert answer == FlushAnswer(False, "HTTP 400: not idle")

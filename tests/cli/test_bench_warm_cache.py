@@ -74,13 +74,18 @@ def test_strict_turns_a_mismatch_into_exit_code_3(
     assert "not consistent, or requests failed, at 0 %, 90 %" in capsys.readouterr().err
 
 
-def test_points_measured_before_a_failure_are_kept(fake_server: FakeServer, tmp_path: Path) -> None:
+def test_points_measured_before_a_failure_are_kept_and_shown(
+    fake_server: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "out.jsonl"
-    fake_server.behaviour.flush = "works"
     # The trial, two probes before the flush, one after it, four prompts of the first point; then the end.
     fake_server.break_after(8)
     assert warm_cache(fake_server, "--output-file", str(path)) == 1
     assert [row["shared_prefix_pct"] for row in rows(path)] == [0]
+    captured = capsys.readouterr()
+    assert captured.out.count("Serving Benchmark Result") == 1
+    assert "ended early: 1 of 2" in captured.err
+    assert "the probe request failed: HTTP 503" in captured.err
 
 
 def test_a_point_at_which_nothing_succeeded_is_exit_code_1(
@@ -148,6 +153,27 @@ def test_an_option_that_cannot_be_used_is_refused_by_name(
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.out == ""
+
+
+def test_a_dry_run_of_the_embedded_engine_knows_its_page_size(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "warm-cache", "--dry-run", "--page-size", "64"]) == 0
+    assert "1,792" in capsys.readouterr().out
+    assert main(["bench", "warm-cache", "--dry-run"]) == 0
+    assert "1,840" in capsys.readouterr().out
+
+
+def test_where_the_vocabulary_comes_from_is_said(
+    fake_server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert warm_cache(fake_server) == 0
+    assert "prompts made of 4,096 token ids (as the server says)" in capsys.readouterr().out
+    fake_server.behaviour.info = {"vocab_size": None}
+    assert warm_cache(fake_server) == 0
+    assert "prompts made of 32,000 token ids (assumed" in capsys.readouterr().out
+    assert warm_cache(fake_server, "--vocab-size", "500") == 0
+    assert "prompts made of 500 token ids (as --vocab-size says)" in capsys.readouterr().out
+    assert warm_cache(fake_server, "--tokenizer", "byte") == 0
+    assert "special tokens" in capsys.readouterr().out
 
 
 def test_a_base_url_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

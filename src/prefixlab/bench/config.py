@@ -36,7 +36,8 @@ class TargetConfig:
     port: int | None = setting(None, f"port of the server to measure (default: {DEFAULT_PORT})")
     model: str | None = setting(
         None,
-        "model to name in requests (default: the server's first); embedded: model to serve (default: tiny)",
+        "model to name in requests and results (default: as the server calls it); embedded: model to serve "
+        "(default: tiny)",
     )
     tokenizer: str | None = setting(
         None,

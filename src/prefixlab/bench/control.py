@@ -24,6 +24,8 @@ from prefixlab.core.errors import TargetError
 IDLE_WAIT_S = 30.0
 """How long a server may take to become idle before its cache is flushed."""
 NUM_FLUSH_ATTEMPTS = 3
+FLUSH_RETRY_WAIT_S = 1.0
+"""Between attempts: a server that cannot wait for idle refuses at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ class NativeControl:
             )
             if answer.done or response.status_code in (401, 403, 404, 405):
                 break
-            await asyncio.sleep(1.0)  # an older server does not wait for idle, it refuses
+            await asyncio.sleep(FLUSH_RETRY_WAIT_S)
         return answer
 
 

@@ -3,7 +3,7 @@
 Owns the table from `--backend` to dialect and admin API, and the choice between what the user said and what
 the server says about itself. Opens the connection pool and closes it.
 
-Invariant: an Endpoint's page size and vocabulary each come with their source, so that a report can name it.
+Invariant: what the server states and the user contradicts is an error, never a silent choice.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ class Endpoint:
     url: str
     backend: str
     """As the user named it; else what the server says it is."""
+    model: str | None
+    """As the user named it; else as the server does."""
     target: Target
     control: Control
     facts: ServerFacts
@@ -111,10 +113,12 @@ async def open_endpoint(
     ):
         dialect, control = await _speak(config.backend or "sglang", admin_client)
         facts = await control.facts()
+        model = config.model or facts.model
         yield Endpoint(
             url=url,
             backend=config.backend or facts.backend,
-            target=HttpTarget(client, dialect, clock, model=config.model or facts.model),
+            model=model,
+            target=HttpTarget(client, dialect, clock, model=model),
             control=control,
             facts=facts,
             wording=_wording(dialect, config, facts, make_tokenizer(facts)),
@@ -158,7 +162,7 @@ def _wording(
         limit = config.vocab_size or facts.vocab_size
         return IdWording(vocabulary.below(limit) if limit else vocabulary)
     if config.vocab_size is not None:
-        return IdWording(Vocabulary.of_size(config.vocab_size, "--vocab-size"))
+        return IdWording(Vocabulary.of_size(config.vocab_size, "as --vocab-size says"))
     if facts.vocab_size is not None:
-        return IdWording(Vocabulary.of_size(facts.vocab_size, "the server"))
-    return IdWording(Vocabulary.of_size(DEFAULT_VOCAB_SIZE, "assumed"))
+        return IdWording(Vocabulary.of_size(facts.vocab_size, "as the server says"))
+    return IdWording(Vocabulary.of_size(DEFAULT_VOCAB_SIZE, "assumed: nobody said; see --vocab-size"))

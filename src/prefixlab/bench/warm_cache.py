@@ -35,8 +35,8 @@ class PointRun:
     Attributes:
         repeat: 0, 1, …
         salt: what the prompts were salted with; 0 when they are those of (seed, pct).
-        warm_up_cached_tokens: what the server reported for the warm-up; None without one, or if it did not
-        say. notes: what a reader should know before trusting the numbers.
+        warm_up_cached_tokens: what the server reported for the warm-up; None if it did not, or none was sent.
+        notes: what a reader should know before trusting the numbers.
     """
 
     shape: PointShape

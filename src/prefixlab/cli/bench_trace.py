@@ -94,7 +94,7 @@ def report(endpoint: Endpoint, replayed: TraceRun, config: TraceConfig, output: 
         result_block(
             [
                 ("Backend:", endpoint.backend),
-                ("Model:", endpoint.facts.model),
+                ("Model:", endpoint.model),
                 ("Trace:", replayed.trace.name),
                 ("Block size (tokens):", replayed.trace.block_size),
                 ("Page size (tokens):", endpoint.page_size),

@@ -1,16 +1,19 @@
 """`prefixlab bench warm-cache`: what 0 to 99 % shared prefix does to throughput and time to first token.
 
-Owns the verb: flags, what is printed where, the exit code. The run is `prefixlab.bench.warm_cache`.
+Owns the verb: flags, where results go, the exit code. The run is `prefixlab.bench.warm_cache`.
+
+Invariant: what was measured is shown, also when the run ends early.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from prefixlab.bench.config import TargetConfig, WarmCacheConfig, WarmCacheOptions
+    from prefixlab.bench.config import TargetConfig, WarmCacheOptions
     from prefixlab.bench.endpoint import Endpoint
     from prefixlab.bench.records import Record
     from prefixlab.bench.report.progress import ProgressBar
@@ -40,46 +43,73 @@ def run(args: argparse.Namespace) -> int:
     import asyncio
 
     from prefixlab.bench.config import TargetConfig, WarmCacheConfig
+    from prefixlab.bench.report.warm_cache import plan_text
+    from prefixlab.cache.config import CacheConfig
     from prefixlab.cli.bench_target import check_can_write, server_under_test, target_config
     from prefixlab.core.config import resolve
 
     target = target_config(args)
     config = resolve(WarmCacheConfig, vars(args), {})
     options = config.options(embedded=target.is_embedded)
-    output = check_can_write("--output-file", config.output_file)
-    plot = check_can_write("--plot", config.plot, PLOT_ENDINGS)
+    outputs = Outputs(
+        check_can_write("--output-file", config.output_file),
+        check_can_write("--plot", config.plot, PLOT_ENDINGS),
+    )
     if config.dry_run:
-        print(plan(options, target.page_size))
+        page_size = resolve(CacheConfig, vars(args)).page_size if target.is_embedded else target.page_size
+        print(plan_text(options, page_size))
         return 0
     with server_under_test(target, args, TargetConfig, WarmCacheConfig) as url:
-        endpoint, runs = asyncio.run(measure(target, options, url, output))
-    report(endpoint, options, runs, config, plot, place=place_of(target))
+        points = asyncio.run(measure(target, options, url, outputs))
+    judge(points, strict=config.strict)
     return 0
 
 
+@dataclass(frozen=True)
+class Outputs:
+    """Files to write; None where none is wanted."""
+
+    lines: Path | None
+    plot: Path | None
+
+
 async def measure(
-    target: TargetConfig, options: WarmCacheOptions, url: str, output: Path | None
-) -> tuple[Endpoint, list[PointRun]]:
+    target: TargetConfig, options: WarmCacheOptions, url: str, outputs: Outputs
+) -> list[PooledPoint]:
+    """Measure and show; what was measured is shown also on the way out with an error, or interrupted."""
     from prefixlab.bench.endpoint import open_endpoint
     from prefixlab.bench.report.progress import ProgressBar
+    from prefixlab.bench.report.sweep import pool_points
     from prefixlab.bench.warm_cache import run_warm_cache
     from prefixlab.cli.bench_target import tokenizer_maker
     from prefixlab.core.clock import MonotonicClock
 
-    num_requests = options.repeats * len(options.pcts) * options.num_prompts
+    num_runs = options.repeats * len(options.pcts)
     async with open_endpoint(target, url, tokenizer_maker(target), MonotonicClock()) as endpoint:
-        with ProgressBar(num_requests) as bar:
-            listener = Watcher(endpoint, options, output, bar)
-            return endpoint, await run_warm_cache(endpoint, options, listener)
+        with ProgressBar(num_runs * options.num_prompts) as bar:
+            watcher = Watcher(endpoint, options, outputs.lines, bar)
+            try:
+                await run_warm_cache(endpoint, options, watcher)
+            finally:
+                bar.stop()
+                points = pool_points(watcher.runs)
+                if points:
+                    show(endpoint, options, points, outputs.plot, place_of(target))
+                if len(watcher.runs) < num_runs:
+                    bar.say(
+                        f"ended early: {len(watcher.runs)} of {num_runs} points and repeats were measured"
+                    )
+    return points
 
 
 class Watcher:
-    """Shows progress, and writes each point to the output file as soon as it is measured."""
+    """Keeps what was measured, writes it to the output file at once, and shows progress."""
 
     def __init__(
         self, endpoint: Endpoint, options: WarmCacheOptions, output: Path | None, bar: ProgressBar
     ) -> None:
         self._endpoint, self._options, self._output, self._bar = endpoint, options, output, bar
+        self.runs: list[PointRun] = []
 
     def point_started(self, shape: PointShape, repeat: int, num_requests: int) -> None:
         self._bar.describe(f"{shape.pct} % shared, repeat {repeat + 1} of {self._options.repeats}")
@@ -89,17 +119,33 @@ class Watcher:
 
     def point_done(self, run: PointRun) -> None:
         from prefixlab.bench.report.jsonl import append_line, warm_cache_row
-        from prefixlab.bench.report.sweep import milliseconds, number
+        from prefixlab.bench.report.warm_cache import progress_line
 
+        self.runs.append(run)
         if self._output is not None:
             append_line(self._output, warm_cache_row(run, self._options, self._endpoint))
-        self._bar.say(
-            f"{run.shape.pct:>3} % shared, repeat {run.repeat + 1}: "
-            f"TTFT {number(milliseconds(run.metrics.ttft_s.median), 1)} ms, "
-            f"{number(run.metrics.total_throughput)} tok/s, "
-            f"cached {number(run.check.cached_tokens)} of {number(run.check.expected_cached_tokens)} "
-            f"expected, {run.check.verdict.value}, cold start {run.cold_start.coldness.value}"
-        )
+        self._bar.say(progress_line(run))
+
+
+def show(
+    endpoint: Endpoint,
+    options: WarmCacheOptions,
+    points: list[PooledPoint],
+    plot: Path | None,
+    place: str,
+) -> None:
+    """To stdout, and the picture."""
+    from rich.console import Console
+
+    from prefixlab.bench.report.warm_cache import setting_line, show_sweep
+
+    show_sweep(Console(width=TABLE_WIDTH, highlight=False), endpoint, options, points, place)
+    if plot is not None:
+        from prefixlab.bench.report.plot import write_plot
+
+        title = f"What a shared prefix is worth: {endpoint.model or 'model'} on {place}"
+        write_plot(plot, points, title=title, setting=setting_line(endpoint, options))
+        print(f"picture: {plot}")
 
 
 def place_of(target: TargetConfig) -> str:
@@ -109,118 +155,23 @@ def place_of(target: TargetConfig) -> str:
     return machine_name() if target.is_embedded else f"server at {target.url}"
 
 
-def report(
-    endpoint: Endpoint,
-    options: WarmCacheOptions,
-    runs: list[PointRun],
-    config: WarmCacheConfig,
-    plot: Path | None,
-    *,
-    place: str,
-) -> None:
-    """Print everything, draw the picture, then judge.
+def judge(points: list[PooledPoint], *, strict: bool) -> None:
+    """Turn what was found into an exit code.
 
     Raises:
         TargetError: at some point no request succeeded.
         GateError: with --strict, a point is not consistent, or a request failed.
     """
-    from rich.console import Console
-
-    from prefixlab.bench.report.plot import write_plot
-    from prefixlab.bench.report.sweep import cache_table, latency_table, pool_points, throughput_table
-
-    points = pool_points(runs)
-    for point in points:
-        print(block(endpoint, options, point), end="\n\n")
-    console = Console(width=TABLE_WIDTH, highlight=False)
-    for table in (cache_table(points), throughput_table(points), latency_table(points)):
-        console.print(table)
-    print(setting(endpoint, options))
-    if options.repeats > 1:
-        print("order of points: as given, then shuffled anew for each repeat")
-    print(f"measured on {place}")
-    for detail in dict.fromkeys(run.cold_start.detail for run in runs if run.salt):
-        print(f"prompts were salted: {detail}")
-    if plot is not None:
-        title = f"What a shared prefix is worth: {endpoint.facts.model or 'model'} on {place}"
-        write_plot(plot, points, title=title, setting=setting(endpoint, options))
-        print(f"picture: {plot}")
-    judge(points, strict=config.strict)
-
-
-def block(endpoint: Endpoint, options: WarmCacheOptions, point: PooledPoint) -> str:
-    from prefixlab.bench.report.console import result_block
-
-    cold = ", ".join(sorted({run.cold_start.coldness.value for run in point.runs}))
-    return result_block(
-        [
-            ("Backend:", endpoint.backend),
-            ("Model:", endpoint.facts.model),
-            ("Shared prefix (%):", point.shape.pct),
-            ("Prefix / suffix (tokens):", f"{point.shape.prefix_len} / {point.shape.suffix_len}"),
-            ("Page size (tokens):", endpoint.page_size),
-            ("Cold start:", cold),
-            ("Repeats:", len(point.runs)),
-            ("Traffic request rate:", "closed loop"),
-            ("Max request concurrency:", options.max_concurrency),
-        ],
-        point.metrics,
-        point.check,
-        notes=[*point.notes, *([point.check.detail] if point.check.detail else [])],
-    )
-
-
-def setting(endpoint: Endpoint, options: WarmCacheOptions) -> str:
-    """What makes the figures comparable, in one line."""
-    parts = [
-        f"{options.num_prompts} prompts of {options.total_tokens:,} tokens",
-        f"{options.output_len} output tokens",
-        f"concurrency {options.max_concurrency}",
-        "page size unknown" if endpoint.page_size is None else f"page size {endpoint.page_size}",
-        f"{options.repeats} repeat{'s' if options.repeats > 1 else ''}",
-        f"seed {options.seed}",
-    ]
-    if endpoint.expects_miss:
-        parts.append(f"no hit expected ({endpoint.expects_miss})")
-    return " · ".join(parts)
-
-
-def judge(points: list[PooledPoint], *, strict: bool) -> None:
     from prefixlab.bench.verdict import Verdict
     from prefixlab.core.errors import GateError, TargetError
 
-    empty = [point.shape.pct for point in points if not point.metrics.ok]
+    empty = [point for point in points if not point.metrics.ok]
     if empty:
-        raise TargetError(f"no request succeeded at {percents(empty)}: {'; '.join(points[0].notes)}")
-    wrong = [p.shape.pct for p in points if p.check.verdict is not Verdict.CONSISTENT or p.metrics.failed]
+        raise TargetError(f"no request succeeded at {_percents(empty)}: {'; '.join(empty[0].notes)}")
+    wrong = [p for p in points if p.check.verdict is not Verdict.CONSISTENT or p.metrics.failed]
     if strict and wrong:
-        raise GateError(f"--strict: not consistent, or requests failed, at {percents(wrong)}")
+        raise GateError(f"--strict: not consistent, or requests failed, at {_percents(wrong)}")
 
 
-def percents(pcts: list[int]) -> str:
-    return ", ".join(f"{pct} %" for pct in pcts)
-
-
-def plan(options: WarmCacheOptions, page_size: int | None) -> str:
-    """The points and what they cost, without asking any server."""
-    from prefixlab.bench.workloads.warm_cache import shape_point
-
-    lines = [f"{'shared %':>8}  {'prefix':>8}  {'suffix':>8}  {'cached/prompt':>13}  {'to compute':>12}"]
-    total_compute = 0
-    for pct in options.pcts:
-        shape = shape_point(pct, options.total_tokens)
-        cached = None if page_size is None else shape.expected_cached_tokens(page_size)
-        compute = shape.prefix_len + options.num_prompts * (options.total_tokens - (cached or 0))
-        total_compute += compute
-        lines.append(
-            f"{pct:>8}  {shape.prefix_len:>8,}  {shape.suffix_len:>8,}  "
-            f"{'?' if cached is None else format(cached, ','):>13}  {compute:>12,}"
-        )
-    num_requests = options.repeats * len(options.pcts) * options.num_prompts
-    unknown = "" if page_size is not None else " at most (give --page-size to know what the cache will serve)"
-    lines.append(
-        f"{options.repeats} repeat{'s' if options.repeats > 1 else ''}: {num_requests:,} requests, "
-        f"{options.repeats * total_compute:,} prompt tokens to compute{unknown}, "
-        f"{num_requests * options.output_len:,} output tokens; each point also sends up to 3 short probes"
-    )
-    return "\n".join(lines)
+def _percents(points: list[PooledPoint]) -> str:
+    return ", ".join(f"{point.shape.pct} %" for point in points)

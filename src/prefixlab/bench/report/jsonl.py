@@ -94,7 +94,7 @@ def _endpoint_keys(endpoint: Endpoint, dataset_name: str) -> dict[str, Any]:
     return {
         "backend": endpoint.backend,
         "dataset_name": dataset_name,
-        "model": endpoint.facts.model,
+        "model": endpoint.model,
         "date": wall_time_label(),
         "prefixlab_version": __version__,
         "client_machine": machine_name(),
@@ -102,4 +102,5 @@ def _endpoint_keys(endpoint: Endpoint, dataset_name: str) -> dict[str, Any]:
         "server_version": endpoint.facts.version,
         "page_size": endpoint.page_size,
         "expects_miss": endpoint.expects_miss,
+        "vocabulary": endpoint.wording.vocabulary.describe(),
     }

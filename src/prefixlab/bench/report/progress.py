@@ -37,6 +37,10 @@ class ProgressBar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Take the bar away, before something else is printed. May be called twice."""
         self._bar.stop()
 
     def describe(self, what: str) -> None:

@@ -43,7 +43,11 @@ class Vocabulary:
         """All ids that decode to text of their own: special ones vanish in `decode`."""
         size = tokenizer.vocab_size
         special = {token for token in range(size) if not tokenizer.decode([token])}
-        return cls.of_size(size, f"tokenizer of {size:,} ids", special | tokenizer.eos_token_ids)
+        return cls.of_size(
+            size,
+            f"those of the tokenizer's {size:,} that are no special tokens",
+            special | tokenizer.eos_token_ids,
+        )
 
     def without(self, avoid: Collection[int]) -> Vocabulary:
         return Vocabulary(self.ids[~np.isin(self.ids, list(avoid))], self.source)
@@ -51,6 +55,9 @@ class Vocabulary:
     def below(self, limit: int) -> Vocabulary:
         """The ids under `limit`: a model may have fewer than its tokenizer."""
         return Vocabulary(self.ids[self.ids < limit], self.source)
+
+    def describe(self) -> str:
+        return f"{len(self):,} token ids ({self.source})"
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -145,7 +145,9 @@ def _stable_units(tokenizer: Tokenizer) -> Vocabulary:
             vocabulary = Vocabulary(as_token_ids(units), "candidates")
             misread = _misread(tokenizer, TokenStream(vocabulary, round_number).distinct(len(units), "words"))
             units = [token for token in units if token not in misread]
-        best = max(best, Vocabulary(as_token_ids(units), f"{len(units):,} words of the tokenizer"), key=len)
+        best = max(
+            best, Vocabulary(as_token_ids(units), "words that stay whole next to one another"), key=len
+        )
         if len(best) >= NUM_SUFFICIENT_UNITS:
             return best
     if len(best) < 2:
