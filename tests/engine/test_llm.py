@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from prefixlab.core.batch import Batch, StepResult
 from prefixlab.core.errors import (
     ConfigError,
     ContextLengthError,
@@ -171,6 +172,27 @@ def test_prompt_logprobs_are_whole_when_the_prompt_comes_in_chunks() -> None:
             return llm.generate(TEXT, GREEDY, return_prompt_logprobs=True)[0].prompt_logprobs
 
     assert entries(chunked_prefill_size=4) == entries()
+
+
+def test_prompt_logprobs_are_whole_when_requests_are_retracted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few pages and bold admission: some prompts are computed twice, and reported once."""
+    params = msgspec.structs.replace(GREEDY, max_new_tokens=24, stop_token_ids=(599,))
+    prompts = [[i] * 10 for i in range(6)]
+    num_again = 0
+    with make_llm(num_pages=20, schedule_conservativeness=0.01) as llm:
+        run = llm.engine.runner.run
+
+        def watched(batch: Batch) -> StepResult:
+            nonlocal num_again
+            num_again += int(((batch.starts == 0) & (batch.lengths > 10)).sum())
+            return run(batch)
+
+        monkeypatch.setattr(llm.engine.runner, "run", watched)
+        results = llm.generate(prompts, params, return_prompt_logprobs=True)
+    assert num_again > 0
+    for prompt, result in zip(prompts, results, strict=True):
+        assert result.prompt_logprobs is not None
+        assert [entry.token_id for entry in result.prompt_logprobs] == prompt
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,13 @@ def test_a_nucleus_wider_than_the_first_candidates_is_found() -> None:
     assert kept[1] == 1
 
 
+def test_a_row_without_a_nucleus_keeps_everything_beside_one_with() -> None:
+    logits = -torch.arange(5000) * 1e-3
+    probs = filtered_probs(logits.repeat(2, 1), [SamplingParams(top_p=0.1), SamplingParams()])
+    assert 0 < probs[0].count_nonzero() < 200
+    assert probs[1].count_nonzero() == 5000
+
+
 def naive_filter(logits: np.ndarray, params: SamplingParams) -> set[int]:
     """The slow twin: one row, sorted lists, as the module says it in words."""
     scaled = logits.astype(np.float64) / params.temperature

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from prefixlab.core.errors import EngineError, InvalidRequestError
 from prefixlab.engine.tokenizer import HFTokenizer
@@ -33,11 +33,18 @@ DEMANDING = (
     "{% for message in messages %}{% if loop.index > 2 %}{% break %}{% endif %}"
     "[{{ message | tojson }}]{% endfor %}"
 )
+INDENTED = (
+    "{% for message in messages %}\n"
+    "    {% if message.content %}\n"
+    "{{ message.role }}: {{ message.content }}\n"
+    "    {% endif %}\n"
+    "{% endfor %}\n"
+)
 USER: dict[str, object] = {"role": "user", "content": "Grüße & <b>"}
 
 
 def write_tokenizer(folder: Path, **settings: Any) -> Path:
-    """A byte-level BPE of a few merges with ChatML's special tokens."""
+    """A byte-level BPE of a few merges with ChatML's special tokens, that would add one if it were let."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -48,6 +55,9 @@ def write_tokenizer(folder: Path, **settings: Any) -> Path:
         show_progress=False,
     )
     tokenizer.train_from_iterator(["the cat sat on the mat", "the other cats sat there"] * 5, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+    )
     tokenizer.save(str(folder / "tokenizer.json"))
     fields = {"bos_token": None, "eos_token": {"content": "<|im_end|>"}, "chat_template": CHATML, **settings}
     (folder / "tokenizer_config.json").write_text(json.dumps(fields))
@@ -80,7 +90,7 @@ def test_half_a_character_becomes_the_replacement_character(chatml: HFTokenizer)
     assert chatml.decode(euro) == "€"
 
 
-@pytest.mark.parametrize("template", [CHATML, DEMANDING], ids=["chatml", "demanding"])
+@pytest.mark.parametrize("template", [CHATML, DEMANDING, INDENTED], ids=["chatml", "demanding", "indented"])
 @pytest.mark.parametrize("place", ["config", "named", "file"])
 def test_the_template_renders_as_transformers_renders_it(template: str, place: str, tmp_path: Path) -> None:
     named = [{"name": "tools", "template": "no"}, {"name": "default", "template": template}]

@@ -166,6 +166,14 @@ def test_dummy_weights_follow_their_seed_and_nothing_else() -> None:
     assert all(torch.equal(first[name].bfloat16(), rounded[name]) for name in first)
 
 
+def test_dummy_queries_are_large_so_that_attention_chooses() -> None:
+    with_norm = dummy_weights(SMALL, torch.float32, 1)
+    assert (with_norm["layers.0.q_norm"] / with_norm["layers.0.k_norm"]).unique().tolist() == [2.5]
+    without = dummy_weights(BIASED, torch.float32, 1)["layers.0.qkv"]
+    query, key, _ = without.split([64, 32, 32])
+    assert (query.std() / key.std()).item() == pytest.approx(2.5, rel=0.1)
+
+
 @pytest.mark.parametrize(
     "config", [SMALL, BIASED, replace(SMALL, num_layers=12)], ids=["small", "biased", "deep"]
 )
