@@ -18,8 +18,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from prefixlab.core.block_hash import as_token_ids, block_digests
-from prefixlab.core.byte_tokenizer import ByteTokenizer
 from prefixlab.core.hit_oracle import expected_cached_tokens
+from prefixlab.core.text.byte_tokenizer import ByteTokenizer
 
 
 @dataclass

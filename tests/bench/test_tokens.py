@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from prefixlab.bench.workloads.tokens import TokenStream, Vocabulary, with_first
 from prefixlab.core.block_hash import as_token_ids
-from prefixlab.core.byte_tokenizer import ByteTokenizer
 from prefixlab.core.errors import ConfigError
+from prefixlab.core.text.byte_tokenizer import ByteTokenizer
 
 SMALL = Vocabulary.of_size(10, "test", avoid=[0, 9])
 

@@ -13,9 +13,9 @@ from prefixlab.bench.records import Record
 from prefixlab.bench.trace import TraceRun, run_trace
 from prefixlab.bench.verdict import Verdict
 from prefixlab.bench.workloads.trace import Trace, TraceRequest
-from prefixlab.core.byte_tokenizer import ByteTokenizer
 from prefixlab.core.clock import MonotonicClock
 from prefixlab.core.errors import ConfigError
+from prefixlab.core.text.byte_tokenizer import ByteTokenizer
 from tests.bench.fake_server import FakeServer
 
 SHARING = Trace(

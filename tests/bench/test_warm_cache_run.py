@@ -14,9 +14,9 @@ from prefixlab.bench.records import Record
 from prefixlab.bench.verdict import Verdict
 from prefixlab.bench.warm_cache import PointRun, measuring_order, run_warm_cache
 from prefixlab.bench.workloads.warm_cache import PointShape
-from prefixlab.core.byte_tokenizer import ByteTokenizer
 from prefixlab.core.clock import MonotonicClock
 from prefixlab.core.errors import ConfigError, TargetError
+from prefixlab.core.text.byte_tokenizer import ByteTokenizer
 from tests.bench.fake_server import FakeServer
 
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from prefixlab.bench.workloads.tokens import Vocabulary
 from prefixlab.bench.workloads.warm_cache import WarmCachePoint, make_point, shape_point
 from prefixlab.bench.workloads.wording import ChatWording, IdWording, Wording, common_prefix
-from prefixlab.core.byte_tokenizer import ByteTokenizer
 from prefixlab.core.errors import ConfigError
+from prefixlab.core.text.byte_tokenizer import ByteTokenizer
 
 IDS = IdWording(Vocabulary.of_size(4096, "test"))
 CHAT = ChatWording(ByteTokenizer())

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from prefixlab.bench.workloads.tokens import TokenStream, Vocabulary
 from prefixlab.bench.workloads.wording import ChatWording, IdWording, common_prefix
 from prefixlab.core.block_hash import as_token_ids
-from prefixlab.core.byte_tokenizer import ByteTokenizer
 from prefixlab.core.errors import ConfigError
+from prefixlab.core.text.byte_tokenizer import ByteTokenizer
 
 TOKENIZER = ByteTokenizer()
 CHAT = ChatWording(TOKENIZER)

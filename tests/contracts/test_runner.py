@@ -11,13 +11,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from tests.engine.harness import Table, make_request, make_runner, random_tokens
-from tests.fakes import FakeRunner
 
 from prefixlab.core.batch import StepResult
 from prefixlab.core.errors import EngineError
 from prefixlab.core.request import Request
 from prefixlab.core.seams import Runner
+from tests.engine.harness import Table, make_request, make_runner, random_tokens
+from tests.fakes import FakeRunner
 
 NUM_PAGES, PAGE_SIZE, VOCAB_SIZE = 64, 8, 300
 

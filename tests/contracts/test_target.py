@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
-from tests.bench.fake_server import FakeServer, running
 
 from prefixlab.bench.targets.dialects import ChatDialect, CompletionsDialect, Dialect, NativeDialect
 from prefixlab.bench.targets.http import HttpTarget, open_client
@@ -14,6 +13,7 @@ from prefixlab.core.block_hash import as_token_ids
 from prefixlab.core.clock import MonotonicClock
 from prefixlab.core.errors import TargetError
 from prefixlab.core.target import Chunk, Sent, TargetRequest
+from tests.bench.fake_server import FakeServer, running
 
 DIALECTS = {
     "native": NativeDialect,

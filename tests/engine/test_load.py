@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from prefixlab.core.byte_tokenizer import ByteTokenizer
 from prefixlab.core.clock import VirtualClock
 from prefixlab.core.errors import ConfigError, EngineError
+from prefixlab.core.text.byte_tokenizer import ByteTokenizer
 from prefixlab.engine import load
 from prefixlab.engine.config import EngineConfig
 from prefixlab.engine.load import LoadedEngine, load_engine

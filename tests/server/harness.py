@@ -15,8 +15,8 @@ import uvicorn
 
 from prefixlab.cache.config import CacheConfig
 from prefixlab.core.batch import Batch, StepResult, TokenLogprobs
-from prefixlab.core.byte_tokenizer import ByteTokenizer
 from prefixlab.core.clock import MonotonicClock, sleep
+from prefixlab.core.text.byte_tokenizer import ByteTokenizer
 from prefixlab.scheduler.config import SchedulerConfig
 from prefixlab.server.app import build_app
 from prefixlab.server.config import ServerConfig

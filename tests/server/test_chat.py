@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefixlab.core.byte_tokenizer import ByteTokenizer
+from prefixlab.core.text.byte_tokenizer import ByteTokenizer
 from tests.server.harness import MODEL, VOCAB_SIZE, Served, logprobs_of, oracle, text_of
 
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from prefixlab.core.byte_tokenizer import ByteTokenizer
+from prefixlab.core.text.byte_tokenizer import ByteTokenizer
 from tests.server.harness import MODEL, VOCAB_SIZE, Served, logprobs_of, oracle, serving, text_of
 
 PROMPT = list(range(300, 320))

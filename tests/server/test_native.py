@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from prefixlab.cache.config import CacheConfig
-from prefixlab.core.byte_tokenizer import ByteTokenizer
+from prefixlab.core.text.byte_tokenizer import ByteTokenizer
 from tests.server.harness import MODEL, VOCAB_SIZE, Served, logprobs_of, oracle, serving, text_of
 
 PROMPT = list(range(300, 320))

@@ -80,7 +80,7 @@ def tokenizer_maker(config: TargetConfig) -> MakeTokenizer:
 
 def load_tokenizer(name: str, vocab_size: int | None) -> Tokenizer:
     """`byte`, the name of a built-in model (which all use that), or a Hugging Face folder or hub id."""
-    from prefixlab.core.byte_tokenizer import DEFAULT_VOCAB_SIZE, ByteTokenizer
+    from prefixlab.core.text.byte_tokenizer import DEFAULT_VOCAB_SIZE, ByteTokenizer
     from prefixlab.engine.shapes import SHAPES
 
     if name == BYTE or name in SHAPES:

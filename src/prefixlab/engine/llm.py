@@ -32,7 +32,7 @@ from prefixlab.core.config import resolve
 from prefixlab.core.errors import ConfigError, EngineError, InvalidRequestError
 from prefixlab.core.request import FinishReason, Request
 from prefixlab.core.sampling_params import SamplingParams
-from prefixlab.core.text import IncrementalDecoder
+from prefixlab.core.text.incremental import IncrementalDecoder
 from prefixlab.engine.config import EngineConfig
 from prefixlab.engine.load import LoadedEngine, load_engine
 from prefixlab.scheduler.config import SchedulerConfig

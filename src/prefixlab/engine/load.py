@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
-from prefixlab.core.byte_tokenizer import ByteTokenizer
 from prefixlab.core.clock import Clock
 from prefixlab.core.errors import ConfigError, EngineError
 from prefixlab.core.seams import Tokenizer
+from prefixlab.core.text.byte_tokenizer import ByteTokenizer
 from prefixlab.engine.config import EngineConfig
 from prefixlab.engine.hub import locate
 from prefixlab.engine.kv_pool import KVPool, choose_num_pages, free_memory_bytes, page_bytes

@@ -8,7 +8,7 @@ Invariant: a name here never needs a download.
 
 from __future__ import annotations
 
-from prefixlab.core.byte_tokenizer import DEFAULT_VOCAB_SIZE
+from prefixlab.core.text.byte_tokenizer import DEFAULT_VOCAB_SIZE
 from prefixlab.engine.model_config import Llama3RopeScaling, ModelConfig
 
 TINY = ModelConfig(

@@ -19,8 +19,8 @@ import jinja2
 import jinja2.sandbox
 from tokenizers import Tokenizer as FastTokenizer
 
-from prefixlab.core.byte_tokenizer import message_text
 from prefixlab.core.errors import EngineError, InvalidRequestError
+from prefixlab.core.text.byte_tokenizer import message_text
 from prefixlab.engine.model_config import eos_ids
 
 

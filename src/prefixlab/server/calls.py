@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from prefixlab.core.batch import TokenLogprobs
 from prefixlab.core.block_hash import TokenIds
 from prefixlab.core.request import FinishReason, Request
-from prefixlab.core.text import IncrementalDecoder
+from prefixlab.core.text.incremental import IncrementalDecoder
 
 
 class ClientGoneError(Exception):

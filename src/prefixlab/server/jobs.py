@@ -16,7 +16,7 @@ from functools import partial
 from prefixlab.core.batch import Batch, StepResult, TokenLogprobs
 from prefixlab.core.errors import EngineError, PrefixlabError
 from prefixlab.core.request import FinishReason, Request
-from prefixlab.core.text import IncrementalDecoder
+from prefixlab.core.text.incremental import IncrementalDecoder
 from prefixlab.scheduler.scheduler import Scheduler
 from prefixlab.server.calls import Call, Ended, Started, Update
 from prefixlab.server.metrics import ServerMetrics

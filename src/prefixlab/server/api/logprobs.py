@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from prefixlab.core.batch import TokenLogprobs
 from prefixlab.core.seams import Tokenizer
-from prefixlab.core.text import REPLACEMENT
+from prefixlab.core.text.incremental import REPLACEMENT
 
 
 class CompletionLogprobs(Struct, kw_only=True):

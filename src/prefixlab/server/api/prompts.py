@@ -20,7 +20,7 @@ from prefixlab.core.block_hash import PUBLIC, Namespace, TokenIds
 from prefixlab.core.errors import InvalidRequestError
 from prefixlab.core.request import Request
 from prefixlab.core.sampling_params import SamplingParams
-from prefixlab.core.text import IncrementalDecoder
+from prefixlab.core.text.incremental import IncrementalDecoder
 from prefixlab.server.calls import Call
 from prefixlab.server.worker import Worker
 
