@@ -1,3 +1,3 @@
-"""prefixlab: serve language models with a tiered prefix cache, and measure what any server's cache is worth."""
+"""prefixlab: serve language models with a prefix cache, and measure what any server's cache is worth."""
 
 __version__ = "0.1.0"
