@@ -119,17 +119,15 @@ def test_a_trace_hits_as_an_ideal_cache_would(tmp_path: Path) -> None:
 @contextmanager
 def running_benchmark() -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`bench warm-cache` in a process of its own, and the URL of its engine once that is ready."""
-    words = [sys.executable, "-m", "prefixlab.cli.main", "bench", "warm-cache", "--repeats", "50"]
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    words = [sys.executable, "-m", "prefixlab.cli.main", "bench", "warm-cache", *SMALL[:-1], "50"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
         line = next(line for line in process.stderr if line.startswith("ready at "))
         yield process, line.removeprefix("ready at ").strip()
     finally:
         process.kill()
-        process.wait()
-        assert process.stderr is not None
-        process.stderr.close()
+        process.communicate()
 
 
 def children() -> set[int]:
@@ -152,10 +150,15 @@ def gone(url: str) -> bool:
     return False
 
 
-def test_ctrl_c_ends_the_engine_too_and_says_so() -> None:
+def test_ctrl_c_shows_what_was_measured_and_ends_the_engine_too() -> None:
     with running_benchmark() as (process, url):
+        assert process.stderr is not None
+        next(line for line in process.stderr if "0 % shared, repeat 1" in line)
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+        shown, said = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "Shared prefix (%):                       0\n" in shown
+        assert "ended early" in said and "interrupted" in said
         assert gone(url)
 
 
@@ -174,5 +177,4 @@ def test_an_engine_that_dies_under_the_benchmark_is_told_apart_from_a_bad_answer
 def test_the_engine_does_not_outlive_a_benchmark_that_is_killed() -> None:
     with running_benchmark() as (process, url):
         os.kill(process.pid, signal.SIGKILL)
-        process.wait()
         assert gone(url)
