@@ -187,3 +187,21 @@ def test_dummy_weights_make_a_model_worth_testing(config: ModelConfig) -> None:
     best, second = logits.topk(2).values.unbind(1)
     assert (best - second).median() > 0.05
     assert len(set(logits.argmax(dim=1).tolist())) > 20
+
+
+@pytest.mark.parametrize("with_weights", [False, True])
+def test_a_hub_id_fetches_weights_only_where_they_are_wanted(
+    with_weights: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str | None, list[str]]] = []
+
+    def download(model: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((model, revision, allow_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert locate("org/model", "v2", with_weights=with_weights) == tmp_path
+    ((model, revision, patterns),) = asked
+    assert (model, revision) == ("org/model", "v2")
+    assert ("*.safetensors" in patterns) == with_weights
+    assert {"*.json", "*.jinja"} <= set(patterns)
