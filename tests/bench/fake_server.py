@@ -27,6 +27,7 @@ class Behaviour:
     """How the server is now. Tests change it; `FakeServer.reset` makes it this again."""
 
     page_size: int = 16
+    is_vllm: bool = False
     flush: str = "works"
     """works, lies (says yes, keeps everything), refuses (400), missing (404)."""
     reports_cached: bool = True
@@ -98,6 +99,8 @@ class FakeServer:
     async def metrics(self, request: Request) -> Response:
         if not self._knows("metrics"):
             return PlainTextResponse("not found", 404)
+        if not self.behaviour.is_vllm:
+            return PlainTextResponse("# HELP sglang:x x\n# TYPE sglang:x gauge\nsglang:x 1.0\n")
         labels = f'block_size="{self.behaviour.page_size}",num_gpu_blocks="100",enable_prefix_caching="True"'
         name = "vllm:cache_config_info"
         return PlainTextResponse(f"# HELP {name} x\n# TYPE {name} gauge\n{name}{{{labels}}} 1.0\n")

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import TypeVar
 
 import httpx
@@ -68,7 +67,6 @@ def test_our_own_server_is_known_by_its_version(fake_server: FakeServer) -> None
     [
         ({"force_miss": True}, "forced miss"),
         ({"cache": "none"}, "the cache shares nothing"),
-        ({"disable_radix_cache": True}, "the cache shares nothing"),
         ({"cache": "radix", "force_miss": False}, None),
     ],
 )
@@ -79,6 +77,13 @@ def test_a_server_that_cannot_hit_says_why(
     assert native_facts(fake_server).expects_miss == why
 
 
+def test_a_cache_that_is_off_is_a_warning_and_not_an_expectation(fake_server: FakeServer) -> None:
+    fake_server.behaviour.info = {"disable_radix_cache": True}
+    facts = native_facts(fake_server)
+    assert facts.expects_miss is None
+    assert facts.warning == "the server says its prefix cache is off"
+
+
 def test_a_fact_that_was_not_stated_is_none(fake_server: FakeServer) -> None:
     fake_server.behaviour.info = {"page_size": None, "vocab_size": "many", "max_model_len": -1}
     facts = native_facts(fake_server)
@@ -86,6 +91,7 @@ def test_a_fact_that_was_not_stated_is_none(fake_server: FakeServer) -> None:
 
 
 def test_vllm_tells_its_block_size_through_its_metrics(fake_server: FakeServer) -> None:
+    fake_server.behaviour.is_vllm = True
     fake_server.behaviour.page_size = 128
     facts = ask(fake_server, lambda client: VllmControl(client).facts())
     assert facts.page_size == 128
@@ -132,9 +138,9 @@ def test_beside_an_openai_api_the_admin_api_is_found(fake_server: FakeServer) ->
         return type(ask(fake_server, lambda client: find_control(client, "openai"))).__name__
 
     assert found() == "NativeControl"
-    fake_server.behaviour = replace(fake_server.behaviour, known_endpoints=frozenset({"metrics"}))
-    assert found() == "VllmControl"
-    fake_server.behaviour = replace(fake_server.behaviour, known_endpoints=frozenset())
+    fake_server.behaviour.is_vllm = True
+    assert found() == "VllmControl", "though in its development mode it has a /server_info"
+    fake_server.behaviour.known_endpoints = frozenset()
     assert found() == "OpenAIControl"
 
 

@@ -59,6 +59,7 @@ def replay(
 
 @pytest.mark.parametrize("backend", ["sglang", "vllm", "openai"])
 def test_a_trace_is_replayed_with_its_sharing_to_the_token(fake_server: FakeServer, backend: str) -> None:
+    fake_server.behaviour.is_vllm = backend == "vllm"
     run = replay(fake_server, backend=backend)
     assert run.check.verdict is Verdict.CONSISTENT
     by_id = {record.request_id: record for record in run.records}

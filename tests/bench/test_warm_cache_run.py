@@ -65,6 +65,7 @@ def test_every_point_is_cold_warmed_and_consistent(
     fake_server: FakeServer, backend: str, page_size: int
 ) -> None:
     fake_server.behaviour.page_size = page_size
+    fake_server.behaviour.is_vllm = backend == "vllm"
     runs = sweep(fake_server, backend=backend)
     assert [run.shape.pct for run in runs] == [0, 50, 90]
     for run in runs:
@@ -145,6 +146,14 @@ def test_a_cache_that_never_hits_is_less_than_expected(fake_server: FakeServer) 
     assert runs[2].check.expected_cached_tokens == 6 * 96
 
 
+def test_a_server_that_says_its_cache_is_off_is_not_thereby_consistent(fake_server: FakeServer) -> None:
+    fake_server.behaviour.info = {"force_miss": False, "disable_radix_cache": True}
+    fake_server.behaviour.force_miss = True
+    runs = sweep(fake_server)
+    assert runs[2].check.verdict is Verdict.LESS
+    assert all("the server says its prefix cache is off" in run.notes for run in runs)
+
+
 @pytest.mark.parametrize("told_by", ["server", "flag"])
 def test_a_miss_that_is_meant_is_consistent(fake_server: FakeServer, told_by: str) -> None:
     fake_server.behaviour.force_miss = True
@@ -212,7 +221,9 @@ def test_failed_requests_are_counted_named_and_not_fatal(fake_server: FakeServer
 
 def test_a_server_that_fails_the_trial_ends_the_run(fake_server: FakeServer) -> None:
     fake_server.behaviour.fault = "abort"
-    with pytest.raises(TargetError, match=r"the trial request failed: .*no pages left"):
+    with pytest.raises(
+        TargetError, match=r"the trial request failed, of 4,096 token ids .*: .*no pages left"
+    ):
         sweep(fake_server)
 
 

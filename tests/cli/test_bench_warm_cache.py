@@ -85,7 +85,7 @@ def test_points_measured_before_a_failure_are_kept_and_shown(
     captured = capsys.readouterr()
     assert captured.out.count("Serving Benchmark Result") == 1
     assert "ended early: 1 of 2" in captured.err
-    assert "the probe request failed: HTTP 503" in captured.err
+    assert "the probe request failed, of 4,096 token ids (as the server says): HTTP 503" in captured.err
 
 
 def test_a_point_at_which_nothing_succeeded_is_exit_code_1(

@@ -34,7 +34,8 @@ class ServerFacts:
 
     Attributes:
         backend: what it is: "prefixlab", "sglang", "vllm", or what it was called where it does not say.
-        expects_miss: why no request can hit ("forced miss", …); None where hits are expected.
+        expects_miss: why no request should hit ("forced miss", …): a baseline somebody asked for.
+        warning: why no request will hit although nobody said that none should.
         capacity_tokens: tokens its cache holds.
     """
 
@@ -45,6 +46,7 @@ class ServerFacts:
     max_model_len: int | None = None
     capacity_tokens: int | None = None
     expects_miss: str | None = None
+    warning: str | None = None
     version: str | None = None
 
 
@@ -80,6 +82,7 @@ class NativeControl:
             response = await _request(self._client, "GET", "/get_server_info")
         info = _json_object(response, "/server_info")
         ours = "prefixlab_version" in info
+        off = "the server says its prefix cache is off" if info.get("disable_radix_cache") else None
         return ServerFacts(
             backend="prefixlab" if ours else "sglang",
             model=_text(info, "served_model_name") or _text(info, "model_path"),
@@ -88,6 +91,7 @@ class NativeControl:
             max_model_len=_int(info, "max_model_len") or _int(info, "context_length"),
             capacity_tokens=_int(info, "max_total_num_tokens"),
             expects_miss=_why_miss(info),
+            warning=off,
             version=_text(info, "prefixlab_version") or _text(info, "version"),
         )
 
@@ -122,7 +126,7 @@ class VllmControl:
             page_size=block_size,
             max_model_len=_int(served, "max_model_len"),
             capacity_tokens=block_size * num_blocks if block_size and num_blocks else None,
-            expects_miss="prefix caching is off" if off else None,
+            warning="the server says prefix caching is off" if off else None,
             version=_text(_json_object(version, "/version"), "version") if version.is_success else None,
         )
 
@@ -174,11 +178,12 @@ class OpenAIControl:
 
 async def find_control(client: httpx.AsyncClient, backend: str) -> Control:
     """The admin API beside an OpenAI one: SGLang and vLLM serve both, and then their cache can be emptied."""
-    if (await _request(client, "GET", "/server_info")).is_success:
-        return NativeControl(client)
+    # vLLM first: in its development mode it has a /server_info too, of another kind.
     metrics = await _request(client, "GET", "/metrics")
     if metrics.is_success and "vllm:" in metrics.text:
         return VllmControl(client)
+    if (await _request(client, "GET", "/server_info")).is_success:
+        return NativeControl(client)
     return OpenAIControl(client, backend)
 
 
@@ -214,7 +219,7 @@ def _flushed(response: httpx.Response) -> bool:
 def _why_miss(info: Mapping[str, Any]) -> str | None:
     if info.get("force_miss"):
         return "forced miss"
-    if info.get("cache") == "none" or info.get("disable_radix_cache"):
+    if info.get("cache") == "none":
         return "the cache shares nothing"
     return None
 

@@ -82,7 +82,8 @@ class Endpoint:
         plan = [Planned(self.request(prompt, name, max_new_tokens), len(prompt))]
         (record,) = await run_closed_loop(self.target, plan, max_concurrency=1, clock=self.clock)
         if record.outcome is not Outcome.OK:
-            raise TargetError(f"the {name} request failed: {record.error}")
+            vocabulary = self.wording.vocabulary.describe()
+            raise TargetError(f"the {name} request failed, of {vocabulary}: {record.error}")
         return record
 
     async def start_cold(self, probe: Prompt) -> ColdStart:
@@ -165,4 +166,4 @@ def _wording(
         return IdWording(Vocabulary.of_size(config.vocab_size, "as --vocab-size says"))
     if facts.vocab_size is not None:
         return IdWording(Vocabulary.of_size(facts.vocab_size, "as the server says"))
-    return IdWording(Vocabulary.of_size(DEFAULT_VOCAB_SIZE, "assumed: nobody said; see --vocab-size"))
+    return IdWording(Vocabulary.of_size(DEFAULT_VOCAB_SIZE, "assumed: give --tokenizer or --vocab-size"))

@@ -183,7 +183,8 @@ class _Sweep:
         )
 
     def _notes(self, shape: PointShape, warmed: int | None, records: Sequence[Record]) -> list[str]:
-        notes = []
+        warning = self._endpoint.facts.warning
+        notes = [warning] if warning else []
         page_size = self._endpoint.page_size
         head = self._endpoint.wording.num_head_tokens
         if page_size is not None and 0 < shape.num_shared_tokens < page_size:

@@ -95,7 +95,7 @@ async def measure(
                 points = pool_points(watcher.runs)
                 if points:
                     show(endpoint, options, points, outputs.plot, place_of(target))
-                if len(watcher.runs) < num_runs:
+                if 0 < len(watcher.runs) < num_runs:
                     bar.say(
                         f"ended early: {len(watcher.runs)} of {num_runs} points and repeats were measured"
                     )
