@@ -20,7 +20,7 @@ demo: $(ENGINE)
 	$(BIN)/prefixlab demo
 
 test: lint types
-	$(BIN)/pytest -n 2 -m "not slow and not service and not gpu"
+	$(BIN)/pytest -n 2 -m "not slow and not service"
 
 test-service: $(TEST)
 	$(BIN)/pytest -m "service and not slow"

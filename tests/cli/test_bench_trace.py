@@ -90,6 +90,26 @@ def test_an_option_that_cannot_be_used_is_refused_by_name(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--port", "99999"], "--port must lie in 1 … 65535, not 99999"),
+        (["--port", "0"], "--port must lie in 1 … 65535, not 0"),
+        (["--base-url", "localhost:30000"], "--base-url must start with http://"),
+        (["--base-url", "http://localhost:abc"], "--base-url 'http://localhost:abc': Port could not be cast"),
+        (["--base-url", "http://localhost:99999"], "--base-url 'http://localhost:99999': Port out of range"),
+        (["--base-url", "http://[::1"], "--base-url 'http://[::1': Invalid IPv6 URL"),
+        (["--base-url", "http://"], "names no server"),
+        (["--base-url", "http://localhost:1/v1?x=1"], "must end before any ? or #"),
+    ],
+)
+def test_an_address_that_cannot_be_one_is_refused_before_anything_is_sent(
+    trace: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "trace", str(trace), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_a_file_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "trace"]) == 2
     assert "FILE" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -162,3 +163,43 @@ def test_output_into_a_closed_pipe_ends_quietly() -> None:
     done = subprocess.run(words, stdout=write_end, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write_end)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["serve"], "prefixlab: this needs torch: pip install 'prefixlab[engine]'"),
+        (
+            ["bench", "warm-cache"],
+            "prefixlab: the embedded engine is not installed: pip install 'prefixlab[engine]'",
+        ),
+        (["demo"], "prefixlab: the embedded engine is not installed: pip install 'prefixlab[engine]'"),
+    ],
+)
+def test_without_the_engine_a_verb_that_needs_it_says_what_to_install(
+    words: list[str], message: str, tmp_path: Path
+) -> None:
+    script = (
+        "import sys\n"
+        "for name in ('torch', 'safetensors', 'tokenizers', 'huggingface_hub', 'jinja2'):\n"
+        "    sys.modules[name] = None\n"  # as if it were not installed
+        "from prefixlab.cli.main import main\n"
+        f"sys.exit(main({words!r}))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_module_missing_for_another_reason_is_a_bug_and_shown_as_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run(args: object) -> int:
+        raise ModuleNotFoundError("No module named 'prefixlab.typo'", name="prefixlab.typo")
+
+    a_verb(monkeypatch, run)
+    with pytest.raises(ModuleNotFoundError, match="typo"):
+        main(["probe"])

@@ -137,6 +137,24 @@ def test_readmission_after_a_retraction_finds_nothing_under_forced_miss() -> Non
     assert rows_of(world.step()) == [("l", 0, 20 + 3)]
 
 
+@pytest.mark.parametrize("force_miss", [False, True])
+def test_preemption_counts_on_no_cached_prefix_under_forced_miss(force_miss: bool) -> None:
+    """An urgent request whose prefix a running one holds needs two pages more: they are to spare. Where
+    nothing is found it needs eight, and pushes the less urgent one out for them."""
+    world = World(page_size=4, num_pages=18, schedule_policy="priority", force_miss=force_miss)
+    holder = make_request("p", [*PREFIX, 1], 8, priority=50)
+    low = make_request("l", 8, 8)
+    for request in (holder, low):
+        world.add(request)
+        world.step()
+    world.add(make_request("h", [*PREFIX, 2], 4, priority=50))
+    assert rows_of(world.step()) == [("h", 0, 25) if force_miss else ("h", 24, 1)]
+    assert low.num_retractions == force_miss
+    world.run()
+    for request in world.ended:
+        assert_tokens_are_right(request)
+
+
 def test_what_a_request_computed_in_an_earlier_piece_stays_its_own() -> None:
     world = World(page_size=4, force_miss=True, chunked_prefill_size=8)
     world.add(make_request("a", 20, 2))

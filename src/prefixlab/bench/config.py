@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -63,10 +64,11 @@ class TargetConfig:
         if self.base_url is not None:
             if self.host is not None or self.port is not None:
                 raise ConfigError("--base-url already names the server: leave out --host and --port")
-            if not self.base_url.startswith(("http://", "https://")):
-                raise ConfigError(f"--base-url must start with http:// or https://, not {self.base_url!r}")
+            _check_url(self.base_url)
         elif self.is_embedded and self.backend == "vllm":
             raise ConfigError("--backend vllm needs a server: give --base-url")
+        if self.port is not None and not 0 < self.port < 65_536:
+            raise ConfigError(f"--port must lie in 1 … 65535, not {self.port}")
         for name in ("page_size", "vocab_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -227,3 +229,17 @@ class TraceConfig:
             raise ConfigError(f"--max-len must be at least 2 (prompt and output), not {self.max_len}")
         if self.seed < 0:
             raise ConfigError(f"--seed must not be negative, not {self.seed}")
+
+
+def _check_url(url: str) -> None:
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(f"--base-url must start with http:// or https://, not {url!r}")
+    try:
+        parts = urlsplit(url)
+        port = parts.port  # reading it is what checks it
+    except ValueError as error:
+        raise ConfigError(f"--base-url {url!r}: {error}") from None
+    if not parts.hostname or port == 0:
+        raise ConfigError(f"--base-url {url!r} names no server, as http://127.0.0.1:30000 does")
+    if parts.query or parts.fragment:
+        raise ConfigError(f"--base-url {url!r} must end before any ? or #")

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     results.mkdir(parents=True, exist_ok=True)
     picture, rows = results / "warm-cache.png", results / "warm-cache.jsonl"
     rows.unlink(missing_ok=True)  # --output-file appends; a demo starts anew
-    code = _do("bench", "warm-cache", "--output-file", str(rows), "--plot", str(picture))
+    code = _do("bench", "warm-cache", "--strict", "--output-file", str(rows), "--plot", str(picture))
     if code:
         return code
 

@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,14 @@ def embedded_server(words: Sequence[str]) -> Iterator[str]:
     """Run `prefixlab serve` with `words` on a free port; yields its URL once it takes requests.
 
     Raises:
-        ConfigError: it refused its settings.
+        ConfigError: it refused its settings, or is not installed.
         EngineError: it did not come up, or did not stay up; the message ends with what it said last.
     """
+    if find_spec("torch") is None:
+        raise ConfigError(
+            "the embedded engine is not installed: pip install 'prefixlab[engine]', "
+            "or name a server to measure with --base-url"
+        )
     with tempfile.TemporaryDirectory(prefix="prefixlab-") as folder:
         log, ready = Path(folder, "log"), Path(folder, "ready.json")
         command = [sys.executable, "-m", "prefixlab.cli.main", "serve", *words]

@@ -38,6 +38,9 @@ VERBS: VerbTable = {
 
 GROUP_SUMMARIES = {"bench": "measure a server: its speed, and what its prefix cache is worth"}
 
+ENGINE_LIBRARIES = {"torch", "safetensors", "tokenizers", "huggingface_hub", "jinja2"}
+"""What `prefixlab[engine]` adds to the base install."""
+
 DESCRIPTION = (
     "Serve language models with a radix prefix cache, and measure what any server's KV cache is worth."
 )
@@ -81,6 +84,11 @@ def main(words: Sequence[str] | None = None) -> int:
     except PrefixlabError as error:
         print(f"prefixlab: {error}", file=sys.stderr)
         return exit_code(error)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in ENGINE_LIBRARIES:
+            raise
+        print(f"prefixlab: this needs {error.name}: pip install 'prefixlab[engine]'", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("prefixlab: interrupted", file=sys.stderr)
         return 130
