@@ -86,6 +86,7 @@ BAD: list[tuple[str, Any, str | None]] = [
         ("/generate", {"text": "a", "sampling_params": {name: value}}, f"sampling_params.{name}")
         for name, value in BAD_SAMPLING.items()
     ),
+    ("/generate", {"text": "a", "sampling_params": {"stop_token_ids": 5}}, "sampling_params.stop_token_ids"),
     ("/generate", {"text": "a", "sampling_params": [SAMPLING]}, "sampling_params"),
     ("/generate", {"text": ["a"], "rid": ["x", "y"]}, "rid"),
     ("/generate", {"text": ["a"] * 600, "sampling_params": {"n": 2}}, "n"),

@@ -77,6 +77,34 @@ def test_an_unknown_field_is_refused_by_name(shared_server: Served, scope: str) 
     assert param in error["message"]
 
 
+NEEDS_LOGPROBS: list[tuple[str, dict[str, Any], list[Any]]] = [
+    (GENERATE, {"top_logprobs_num": 5}, [None, 0]),
+    (GENERATE, {"logprob_start_len": 0}, [None, -1]),
+    (GENERATE, {"return_text_in_logprobs": True}, [None, False]),
+    (CHAT, {"top_logprobs": 5}, [None]),
+    (CHAT, {"return_tokens_as_token_ids": True}, [None, False]),
+    (COMPLETIONS, {"return_tokens_as_token_ids": True}, [None, False]),
+]
+
+
+@pytest.mark.parametrize(("scope", "given", "neutral"), NEEDS_LOGPROBS)
+def test_what_only_shapes_logprobs_is_refused_by_name_where_none_are_returned(
+    shared_server: Served, scope: str, given: dict[str, Any], neutral: list[Any]
+) -> None:
+    ((name, value),) = given.items()
+    path, body, param = request_with(scope, name, value)
+    error = shared_server.post(path, body, 400)["error"]
+    assert (error["param"], name in error["message"]) == (param, True)
+    asks_for_them = {
+        GENERATE: {"return_logprob": True},
+        CHAT: {"logprobs": True},
+        COMPLETIONS: {"logprobs": 1},
+    }
+    shared_server.post(path, body | asks_for_them[scope])
+    for nothing in neutral:
+        shared_server.post(path, body | {name: nothing})
+
+
 def test_a_misspelt_field_is_answered_with_the_right_one(shared_server: Served) -> None:
     error = shared_server.post("/v1/completions", {"prompt": "a", "max_token": 1}, 400)["error"]
     assert "did you mean 'max_tokens'" in error["message"]

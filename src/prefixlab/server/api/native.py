@@ -45,7 +45,8 @@ MAX_TOP_LOGPROBS = 20
 
 
 class NativeSampling(Struct, kw_only=True, forbid_unknown_fields=True):
-    """`sampling_params`. Null and absent mean the default; `stop` and `stop_token_ids` take one or many."""
+    """`sampling_params`. Null and absent mean the default; `stop` takes one string or many, `stop_token_ids`
+    always a list."""
 
     max_new_tokens: Annotated[int, Meta(ge=1)] | None = None
     min_new_tokens: Annotated[int, Meta(ge=0)] | None = None
@@ -135,6 +136,7 @@ async def generate(request: Request) -> Response:
 async def _asks(worker: Worker, body: GenerateRequest, rid: str) -> tuple[list[Ask], bool]:
     if (body.text is None) == (body.input_ids is None):
         raise InvalidRequestError("give either text or input_ids", "text")
+    _check_logprob_fields(body)
     param, given = ("text", body.text) if body.text is not None else ("input_ids", body.input_ids)
     check_extras(worker, force_miss=bool(body.force_miss), priority=body.priority or 0)
     prompts = split_prompt(given, param)
@@ -156,6 +158,19 @@ async def _asks(worker: Worker, body: GenerateRequest, rid: str) -> tuple[list[A
         )
     ]
     return asks, is_batch or asks[0].num_choices > 1
+
+
+def _check_logprob_fields(body: GenerateRequest) -> None:
+    """Raises InvalidRequestError for what would be ignored, as no logprobs are returned."""
+    if body.return_logprob:
+        return
+    for name, is_asked in (
+        ("top_logprobs_num", bool(body.top_logprobs_num)),
+        ("logprob_start_len", body.logprob_start_len not in (None, -1)),
+        ("return_text_in_logprobs", bool(body.return_text_in_logprobs)),
+    ):
+        if is_asked:
+            raise InvalidRequestError(f"{name} needs return_logprob", name)
 
 
 def _ids(body: GenerateRequest, rid: str, num_prompts: int) -> list[str]:

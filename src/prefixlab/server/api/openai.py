@@ -126,6 +126,8 @@ def sampling_of(
     logprobs_name: str,
 ) -> SamplingParams:
     """Validated parameters; errors name fields as the client spelt them."""
+    if body.return_tokens_as_token_ids and num_logprobs is None:
+        raise InvalidRequestError("return_tokens_as_token_ids needs logprobs", "return_tokens_as_token_ids")
     values: dict[str, Any] = {
         "max_new_tokens": max_tokens,
         "min_new_tokens": body.min_tokens,
