@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
@@ -63,6 +64,29 @@ def test_a_flush_that_may_wait_waits_for_idle() -> None:
         served.runner.let(2)
         assert flush.result() == {"success": True, "num_dropped_pages": 1, "num_dropped_tokens": 4}
         assert running.result()["output_ids"] == oracle([1, 2, 3, 4, 5], 2)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_flush_whose_client_has_gone_drops_nothing(method: str) -> None:
+    with serving() as served:
+        served.generate(PROMPT, 1)
+        loop = served.worker.loop
+        with served.runner.held():
+            running = served.pool.submit(served.generate, [1], 3)
+            served.runner.wait_for_step()
+            host, port = served.url.removeprefix("http://").split(":")
+            with socket.create_connection((host, int(port))) as client:
+                client.sendall(f"{method} /flush_cache?timeout=60 HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+                served.wait_until(lambda: not loop._commands.empty())
+                served.runner.let()
+                served.runner.wait_for_step()
+                (flush,) = loop._flushes
+            served.wait_until(flush.answer.cancelled)
+            served.runner.let(2)
+            running.result()
+        assert served.wait_until_idle()["tokens"]["cached"] > 0
+        assert served.generate(PROMPT, 1)["meta_info"]["cached_tokens"] == 16
+        assert served.get("/flush_cache")["success"]
 
 
 @pytest.mark.parametrize("query", ["timeout=-1", "timeout=nan", "timeout=soon", "timeout=inf", "timout=5"])

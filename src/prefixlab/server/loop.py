@@ -142,7 +142,7 @@ class EngineLoop:
         return len(request_ids)
 
     async def flush(self, timeout_s: float) -> Flushed:
-        """Drop everything cached as soon as nothing waits or runs.
+        """Drop everything cached as soon as nothing waits or runs. Cancelled before that, it drops nothing.
 
         Raises:
             NotIdleError: requests were still there after `timeout_s`; nothing was dropped.
@@ -262,6 +262,8 @@ class EngineLoop:
         now_s = self._clock.now()
         waiting = []
         for flush in self._flushes:
+            if flush.answer.cancelled():
+                continue
             if self._scheduler.is_idle:
                 num_pages = self._cache.reset()
                 flushed = Flushed(num_pages, num_pages * self._cache.page_size)

@@ -4,7 +4,7 @@ Owns these endpoints' types. Health, info and metrics answer from the loop's las
 once even while a long step runs.
 
 Invariant: a flush that says success dropped everything of every namespace; one that could not says so with a
-status that is not 200.
+status that is not 200; one whose client left before it could happen never does.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from prefixlab.core.sampling_params import SamplingParams
 from prefixlab.server.api import known_fields
 from prefixlab.server.api.body import convert, json_response, read_json
 from prefixlab.server.api.prompts import Ask, check_token_ids, make_call, new_id
-from prefixlab.server.api.stream import answer
+from prefixlab.server.api.stream import answer, while_connected
 from prefixlab.server.errors import ErrorDetail, describe
 from prefixlab.server.metrics import CONTENT_TYPE
 from prefixlab.server.worker import Worker
@@ -160,7 +160,7 @@ async def server_info(request: Request) -> Response:
 async def flush_cache(request: Request) -> Response:
     worker: Worker = request.app.state.worker
     try:
-        flushed = await worker.loop.flush(_timeout_s(request))
+        flushed = await while_connected(request, worker.loop.flush(_timeout_s(request)))
     except NotIdleError as error:
         status, body, headers = describe(error)
         return json_response(FlushRefused(success=False, error=body.error), status, headers)

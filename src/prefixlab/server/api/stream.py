@@ -1,7 +1,8 @@
 """Answers that wait for the engine: watching the connection meanwhile, and server-sent events.
 
 Owns the two ways a call is answered, whole or as a stream, and what happens when the client goes away: the
-call is aborted and its pages come back. One write per engine step and stream, whatever it carries.
+call is aborted and its pages come back, other work is cancelled. One write per engine step and stream,
+whatever it carries.
 
 Invariant: leaving either way leaves no request of the call running.
 """
@@ -10,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,6 +22,8 @@ from prefixlab.server.api.body import event
 from prefixlab.server.calls import Call, Choice, ClientGoneError
 from prefixlab.server.errors import describe
 from prefixlab.server.worker import Worker
+
+T = TypeVar("T")
 
 DONE = b"data: [DONE]\n\n"
 
@@ -35,7 +39,7 @@ async def answer(request: Request, worker: Worker, call: Call) -> list[Choice]:
         PrefixlabError: a request could not be queued, or did not succeed.
     """
     with worker.loop.running(call):
-        async with _watching(request.receive, call):
+        async with _watching(request.receive, call.client_gone):
             return await call.finished()
 
 
@@ -55,7 +59,7 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = self._call
         with self._worker.loop.running(call):
-            async with _watching(receive, call):
+            async with _watching(receive, call.client_gone):
                 await call.accepted()
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                 is_last = False
@@ -72,14 +76,31 @@ class EventStream(Response):
                     await send({"type": "http.response.body", "body": payload, "more_body": not is_last})
 
 
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` returns or raises; it is cancelled when the client leaves.
+
+    Raises:
+        ClientGoneError: nobody waits any more.
+    """
+    task = asyncio.create_task(work)
+    try:
+        async with _watching(request.receive, task.cancel):
+            await asyncio.wait([task])
+    finally:
+        task.cancel()  # for when we are cancelled ourselves
+    if task.cancelled():
+        raise ClientGoneError
+    return task.result()
+
+
 @contextlib.asynccontextmanager
-async def _watching(receive: Receive, call: Call) -> AsyncIterator[None]:
-    """Tell `call` when the client disconnects."""
+async def _watching(receive: Receive, on_gone: Callable[[], object]) -> AsyncIterator[None]:
+    """Call `on_gone` when the client disconnects."""
 
     async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        call.client_gone()
+        on_gone()
 
     watcher = asyncio.create_task(watch())
     try:
