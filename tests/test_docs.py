@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,3 +107,13 @@ def test_make_targets_named_in_docs_exist() -> None:
         for line in code(page):
             named = re.match(r"(?:\$ )?make ([a-z-]+)", line)
             assert not named or named[1] in targets, f"{page.name}: make {named and named[1]}"
+
+
+def test_the_python_of_the_readme_runs_and_shows_a_hit() -> None:
+    [snippet] = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    done = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    cold, warm = done.stdout.splitlines()
+    assert cold.startswith("0 of ") and not warm.startswith("0 of ")

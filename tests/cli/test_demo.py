@@ -65,3 +65,12 @@ def test_a_sweep_whose_cache_did_not_hit_fails_the_demo(
     monkeypatch.setattr(demo, "_do", lambda *words: 3)
     assert main(["demo"]) == 3
     assert "The picture" not in capsys.readouterr().out
+
+
+def test_a_results_folder_that_cannot_be_made_is_named(
+    commands: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken").touch()
+    assert main(["demo", "--results", "taken"]) == 2
+    assert "--results taken: File exists" in capsys.readouterr().err
+    assert not commands

@@ -203,3 +203,13 @@ def test_a_module_missing_for_another_reason_is_a_bug_and_shown_as_one(
     a_verb(monkeypatch, run)
     with pytest.raises(ModuleNotFoundError, match="typo"):
         main(["probe"])
+
+
+def test_a_misspelt_environment_variable_stops_a_verb_before_it_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_verb(monkeypatch, lambda args: 0)
+    assert main(["probe"]) == 0
+    monkeypatch.setenv("PREFIXLAB_FORCE_MIS", "1")
+    assert main(["probe"]) == 2
+    assert "PREFIXLAB_FORCE_MIS; did you mean 'PREFIXLAB_FORCE_MISS'?" in capsys.readouterr().err

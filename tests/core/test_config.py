@@ -5,7 +5,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from prefixlab.core.config import add_flags, as_public_dict, resolve, setting
+from prefixlab.core.config import (
+    add_flags,
+    as_public_dict,
+    check_environment,
+    did_you_mean,
+    resolve,
+    setting,
+)
 from prefixlab.core.errors import ConfigError
 
 
@@ -71,3 +78,18 @@ def test_help_shows_each_default_once_and_survives_percent_signs(capsys: pytest.
 def test_secrets_are_masked_where_a_config_is_shown() -> None:
     assert as_public_dict(Sample(api_key="hunter2"))["api_key"] == "***"
     assert as_public_dict(Sample())["api_key"] is None
+
+
+def test_a_misspelt_variable_is_refused_with_the_nearest_known_one() -> None:
+    check_environment(
+        [Sample],
+        {"PREFIXLAB_PAGE_SIZE": "4", "PREFIXLAB_TRACES": "x", "OTHER": "y"},
+        also=["PREFIXLAB_TRACES"],
+    )
+    with pytest.raises(ConfigError, match="PREFIXLAB_FORCE_MIS; did you mean 'PREFIXLAB_FORCE_MISS'"):
+        check_environment([Sample], {"PREFIXLAB_FORCE_MIS": "1"})
+
+
+def test_a_suggestion_disregards_case_and_is_silent_where_nothing_is_near() -> None:
+    assert did_you_mean("qwen3-0.6b", ["tiny", "Qwen3-0.6B"]) == "; did you mean 'Qwen3-0.6B'?"
+    assert did_you_mean("zzz", ["tiny"]) == ""

@@ -12,6 +12,8 @@ import shlex
 import sys
 from pathlib import Path
 
+from prefixlab.core.errors import ConfigError
+
 SUMMARY = "see what the cache is worth on this machine: a sweep on the embedded engine, then a real trace"
 
 DEFAULT_TRACES = "../shared/traces"
@@ -20,7 +22,10 @@ NUM_TRACE_REQUESTS = 50
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.description = f"{SUMMARY}."
+    parser.description = (
+        f"{SUMMARY}.\n\nThe trace is {TRACE} from the folder that PREFIXLAB_TRACES names "
+        f"(default: {DEFAULT_TRACES});\nwhere it is not there, that part is skipped."
+    )
     parser.add_argument(
         "--results", metavar="FOLDER", default="demo-results", help="where to write (default: demo-results)"
     )
@@ -28,7 +33,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     results = Path(args.results)
-    results.mkdir(parents=True, exist_ok=True)
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--results {results}: {error.strerror}") from None
     picture, rows = results / "warm-cache.png", results / "warm-cache.jsonl"
     rows.unlink(missing_ok=True)  # --output-file appends; a demo starts anew
     code = _do("bench", "warm-cache", "--strict", "--output-file", str(rows), "--plot", str(picture))
@@ -41,7 +49,12 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(f"\nskipped the trace: {trace} is not there (PREFIXLAB_TRACES names the folder of traces)")
     if not code:
-        print(f"\nThe picture: {picture}\nThe figures, a line per point and repeat: {rows}")
+        print(
+            f"\nThe picture: {picture}"
+            f"\nThe figures, a line per point and repeat: {rows}"
+            "\n\nA server of yours:  .venv/bin/prefixlab bench warm-cache --base-url URL --backend vllm"
+            "\nAll there is:       .venv/bin/prefixlab --help"
+        )
     return code
 
 

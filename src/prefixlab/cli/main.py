@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from prefixlab import __version__
-from prefixlab.cli.suggest import did_you_mean
+from prefixlab.core.config import check_environment, did_you_mean
 from prefixlab.core.errors import ConfigError, GateError, PrefixlabError
 
 VerbTable = dict[str, "str | VerbTable"]
@@ -131,8 +131,19 @@ def run(words: list[str]) -> int:
                 args = parser.parse_strictly(words)
             except SystemExit as done:  # --help, which argparse prints and leaves by
                 return int(done.code or 0)
+            check_environment(server_configs(), os.environ, also=("PREFIXLAB_TRACES",))
             return int(module.run(args))
         table = entry
+
+
+def server_configs() -> tuple[type, ...]:
+    """What `PREFIXLAB_…` variables set: the server, embedded or not."""
+    from prefixlab.cache.config import CacheConfig
+    from prefixlab.engine.config import EngineConfig
+    from prefixlab.scheduler.config import SchedulerConfig
+    from prefixlab.server.config import ServerConfig
+
+    return EngineConfig, CacheConfig, SchedulerConfig, ServerConfig
 
 
 def make_parser(module: ModuleType, path: Sequence[str]) -> Parser:

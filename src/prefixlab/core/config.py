@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import os
 import types
 import typing
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, TypeVar
 
 from prefixlab.core.errors import ConfigError
@@ -95,6 +96,28 @@ def resolve(config_class: type[T], given: Mapping[str, Any], environ: Mapping[st
         elif variable in environ:
             values[field.name] = _read(variable, environ[variable], hints[field.name], field.metadata)
     return config_class(**values)
+
+
+def check_environment(
+    config_classes: Iterable[type], environ: Mapping[str, str], also: Iterable[str] = ()
+) -> None:
+    """Refuse a misspelt variable: one of ours that no config reads, and that is not among `also`.
+
+    Raises:
+        ConfigError: it names the variable, and the nearest known one.
+    """
+    fields = [field for config in config_classes for field in dataclasses.fields(config)]
+    known = {ENV_PREFIX + field.name.upper() for field in fields} | set(also)
+    for variable in sorted(environ):
+        if variable.startswith(ENV_PREFIX) and variable not in known:
+            raise ConfigError(f"unknown environment variable {variable}{did_you_mean(variable, known)}")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'warm-cache'?`, or nothing where nothing is near. Case does not count."""
+    by_lower = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), list(by_lower), n=1, cutoff=0.5)
+    return f"; did you mean {by_lower[near[0]]!r}?" if near else ""
 
 
 def as_public_dict(config: Any) -> dict[str, Any]:

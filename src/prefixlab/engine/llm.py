@@ -13,7 +13,6 @@ Invariant: between calls nothing waits and nothing runs; what is cached stays fo
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import index
@@ -28,7 +27,7 @@ from prefixlab.cache.manager import CacheManager, CacheStats
 from prefixlab.core.batch import Batch, StepResult, TokenLogprobs
 from prefixlab.core.block_hash import as_token_ids
 from prefixlab.core.clock import Clock, MonotonicClock
-from prefixlab.core.config import resolve
+from prefixlab.core.config import did_you_mean, resolve
 from prefixlab.core.errors import ConfigError, EngineError, InvalidRequestError
 from prefixlab.core.request import FinishReason, Request
 from prefixlab.core.sampling_params import SamplingParams
@@ -101,9 +100,7 @@ class LLM:
         known = [field.name for config in _CONFIGS for field in dataclasses.fields(config)]
         for name in settings:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ConfigError(f"LLM has no setting {name!r}{hint}")
+                raise ConfigError(f"LLM has no setting {name!r}{did_you_mean(name, known)}")
         engine_config = resolve(EngineConfig, settings | {"model": model})
         cache_config = resolve(CacheConfig, settings)
         scheduler_config = resolve(SchedulerConfig, settings)

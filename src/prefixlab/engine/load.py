@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from prefixlab.core.clock import Clock
+from prefixlab.core.config import did_you_mean
 from prefixlab.core.errors import ConfigError, EngineError
 from prefixlab.core.seams import Tokenizer
 from prefixlab.core.text.byte_tokenizer import ByteTokenizer
@@ -127,7 +128,8 @@ def _find_model(config: EngineConfig) -> tuple[Path | None, ModelConfig]:
             folder = locate(config.model, config.revision, with_weights=config.load_format != "dummy")
         except EngineError as error:
             raise EngineError(
-                f"--model {config.model}: {error} (built-in shapes: {', '.join(SHAPES)})"
+                f"--model {config.model}: {error}{did_you_mean(config.model, SHAPES)} "
+                f"(built-in shapes: {', '.join(SHAPES)})"
             ) from error
         return folder, read_model_config(folder)
     if config.revision is not None:
