@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from prefixlab.cache.config import CacheConfig
+from prefixlab.core.clock import MonotonicClock, sleep
 from prefixlab.core.text.byte_tokenizer import ByteTokenizer
 from tests.server.harness import MODEL, VOCAB_SIZE, Served, logprobs_of, oracle, serving, text_of
 
@@ -21,7 +24,41 @@ def test_ids_in_give_the_tokens_of_the_model_and_what_they_cost(served: Served) 
     assert (meta["prompt_tokens"], meta["completion_tokens"], meta["cached_tokens"]) == (20, 5, 0)
     assert meta["cached_tokens_details"] == {"device": 0, "host": 0, "storage": 0}
     parts = meta["queue_time"] + meta["prefill_time"] + meta["decode_time"]
-    assert 0 <= parts <= meta["e2e_latency"]
+    assert 0 < parts <= meta["e2e_latency"] + 1e-9
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_queue_prefill_and_decode_times_are_those_of_their_phases(stream: bool) -> None:
+    in_queue_s, in_prefill_s, in_decode_s = 0.03, 0.06, 0.09
+    clock = MonotonicClock()
+
+    def ask() -> tuple[Any, float]:
+        sampling = {"max_new_tokens": 2, "ignore_eos": True}
+        body = {"input_ids": [2], "sampling_params": sampling}
+        start_s = clock.now()
+        answer = served.events("/generate", body)[-1] if stream else served.post("/generate", body)
+        return answer["meta_info"], clock.now() - start_s
+
+    with serving(scheduler={"max_running_requests": 1}) as served, served.runner.held():
+        first = served.pool.submit(served.generate, [1], 1)
+        served.runner.wait_for_step()
+        second = served.pool.submit(ask)
+        served.wait_until(lambda: not served.worker.loop._commands.empty())
+        for seconds in (in_queue_s, in_prefill_s):
+            sleep(seconds)
+            served.runner.let()
+            served.runner.wait_for_step()
+        sleep(in_decode_s)
+        served.runner.let()
+        first.result()
+        meta, elapsed_s = second.result()
+    assert meta["queue_time"] >= in_queue_s
+    assert meta["prefill_time"] >= in_prefill_s
+    assert meta["decode_time"] >= in_decode_s
+    # They do not overlap, and what is left is only what lies between the last token and the end.
+    parts_s = meta["queue_time"] + meta["prefill_time"] + meta["decode_time"]
+    assert parts_s <= meta["e2e_latency"] + 1e-9
+    assert meta["e2e_latency"] <= elapsed_s
 
 
 def test_a_repeated_prompt_is_served_from_the_cache_and_says_so(served: Served) -> None:
