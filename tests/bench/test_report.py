@@ -163,6 +163,11 @@ def test_the_picture_says_what_is_on_its_axes_and_that_hits_were_checked(tmp_pat
         assert text in svg, text
 
 
+def test_the_picture_counts_requests_that_failed(tmp_path: Path) -> None:
+    write_plot(tmp_path / "p.svg", pool_points([a_run(0, failed=True), a_run(50)]), title="t", setting="s")
+    assert "2 of 2 points.  1 of 5 requests FAILED at 0 % shared." in (tmp_path / "p.svg").read_text()
+
+
 def test_the_picture_survives_points_without_figures(tmp_path: Path) -> None:
     run = a_run(50)
     silent = tuple(replace(r, num_cached_tokens=None, num_expected_cached_tokens=None) for r in run.records)

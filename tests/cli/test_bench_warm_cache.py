@@ -71,7 +71,21 @@ def test_strict_turns_a_mismatch_into_exit_code_3(
     fake_server.behaviour.reports_cached = False
     assert warm_cache(fake_server) == 0
     assert warm_cache(fake_server, "--strict") == 3
-    assert "not consistent, or requests failed, at 0 %, 90 %" in capsys.readouterr().err
+    assert "--strict: cached tokens not reported at 0 %, 90 %" in capsys.readouterr().err
+
+
+def test_failed_requests_are_counted_as_each_point_is_done_and_by_strict(
+    fake_server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The trial, two probes before the flush, one after it, one prompt; the other three fail.
+    fake_server.break_after(5)
+    assert warm_cache(fake_server, "--pcts", "0", "--strict") == 3
+    progress, strict = capsys.readouterr().err.splitlines()[-2:]
+    assert "consistent, cold start proven, 3 of 4 FAILED: HTTP 503 from /generate" in progress
+    assert "--strict: 3 of 4 requests failed at 0 %: HTTP 503 from /generate" in strict
+    assert "queue is full" in progress
+    assert "queue is full" in strict
+    assert "consistent" not in strict
 
 
 def test_points_measured_before_a_failure_are_kept_and_shown(

@@ -9,7 +9,7 @@ Invariant: requests are compared one by one, so two mistakes never cancel out; "
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from prefixlab.bench.records import Outcome, Record
@@ -99,9 +99,9 @@ def delivery_notes(records: Sequence[Record], *, ignore_eos: bool) -> list[str]:
             f"{len(odd)} of {len(ok)} outputs are not as long as asked for, e.g. {odd[0].num_output_tokens} "
             f"instead of {odd[0].planned_output_tokens} tokens"
         )
-    failed = [record for record in records if record.outcome is Outcome.FAILED]
+    failed = sum(record.outcome is Outcome.FAILED for record in records)
     if failed:
-        notes.append(f"{len(failed)} of {len(records)} requests failed, first: {failed[0].error}")
+        notes.append(f"{failed} of {len(records)} requests failed, first: {first_failure(records)}")
     estimated = sum(record.counts_estimated for record in ok)
     if estimated:
         notes.append(
@@ -109,6 +109,11 @@ def delivery_notes(records: Sequence[Record], *, ignore_eos: bool) -> list[str]:
             "ITL is an estimate"
         )
     return notes
+
+
+def first_failure(records: Iterable[Record]) -> str | None:
+    """What the first request that failed ran into; None if none did."""
+    return next((record.error for record in records if record.outcome is Outcome.FAILED), None)
 
 
 def _total(values: Sequence[int | None]) -> int | None:

@@ -162,15 +162,38 @@ def judge(points: list[PooledPoint], *, strict: bool) -> None:
         TargetError: at some point no request succeeded.
         GateError: with --strict, a point is not consistent, or a request failed.
     """
-    from prefixlab.bench.verdict import Verdict
     from prefixlab.core.errors import GateError, TargetError
 
     empty = [point for point in points if not point.metrics.ok]
     if empty:
         raise TargetError(f"no request succeeded at {_percents(empty)}: {'; '.join(empty[0].notes)}")
-    wrong = [p for p in points if p.check.verdict is not Verdict.CONSISTENT or p.metrics.failed]
+    wrong = _failures(points) + _mismatches(points)
     if strict and wrong:
-        raise GateError(f"--strict: not consistent, or requests failed, at {_percents(wrong)}")
+        raise GateError(f"--strict: {'; '.join(wrong)}")
+
+
+def _failures(points: list[PooledPoint]) -> list[str]:
+    """One sentence for each point at which requests failed."""
+    from prefixlab.bench.verdict import first_failure
+
+    return [
+        f"{point.metrics.failed} of {point.metrics.planned} requests failed at {point.shape.pct} %: "
+        f"{first_failure(record for run in point.runs for record in run.records)}"
+        for point in points
+        if point.metrics.failed
+    ]
+
+
+def _mismatches(points: list[PooledPoint]) -> list[str]:
+    """One sentence for each verdict other than consistent, with the points that have it."""
+    from prefixlab.bench.verdict import Verdict
+
+    return [
+        f"cached tokens {verdict.value} at {_percents(same)}"
+        for verdict in Verdict
+        if verdict is not Verdict.CONSISTENT
+        and (same := [point for point in points if point.check.verdict is verdict])
+    ]
 
 
 def _percents(points: list[PooledPoint]) -> str:

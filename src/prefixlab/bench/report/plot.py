@@ -123,9 +123,22 @@ def _footer(points: Sequence[PooledPoint]) -> str:
     consistent = sum(point.check.verdict is Verdict.CONSISTENT for point in points)
     band = f"Line: median of {repeats} repeats. Band: smallest to largest.  " if repeats > 1 else ""
     hollow = "" if all(_hit_rate(point)[1] for point in points) else "  Hollow: expected, not reported."
-    return f"{band}Cached tokens as expected at {consistent} of {len(points)} points.{hollow}"
+    return (
+        f"{band}Cached tokens as expected at {consistent} of {len(points)} points.{hollow}{_failed(points)}"
+    )
+
+
+def _failed(points: Sequence[PooledPoint]) -> str:
+    """Figures are of requests that succeeded: how many did not is part of the picture."""
+    where = [point for point in points if point.metrics.failed]
+    if not where:
+        return ""
+    failed = sum(point.metrics.failed for point in where)
+    planned = sum(point.metrics.planned for point in where)
+    percents = ", ".join(f"{point.shape.pct} %" for point in where)
+    return f"  {failed} of {planned} requests FAILED at {percents} shared."
 
 
 def _footer_colour(points: Sequence[PooledPoint]) -> str:
-    consistent = all(point.check.verdict is Verdict.CONSISTENT for point in points)
-    return MUTED if consistent else ORANGE
+    fine = all(point.check.verdict is Verdict.CONSISTENT and not point.metrics.failed for point in points)
+    return MUTED if fine else ORANGE

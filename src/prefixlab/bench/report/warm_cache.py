@@ -20,6 +20,7 @@ from prefixlab.bench.report.sweep import (
     number,
     throughput_table,
 )
+from prefixlab.bench.verdict import first_failure
 from prefixlab.bench.warm_cache import PointRun
 from prefixlab.bench.workloads.warm_cache import shape_point
 
@@ -82,13 +83,16 @@ def setting_line(endpoint: Endpoint, options: WarmCacheOptions) -> str:
 
 
 def progress_line(run: PointRun) -> str:
-    """One point, as soon as it is measured."""
+    """One point, as soon as it is measured. Failures come last: nothing after them may hide them."""
+    failed = ""
+    if run.metrics.failed:
+        failed = f", {run.metrics.failed} of {run.metrics.planned} FAILED: {first_failure(run.records)}"
     return (
         f"{run.shape.pct:>3} % shared, repeat {run.repeat + 1}: "
         f"TTFT {number(milliseconds(run.metrics.ttft_s.median), 1)} ms, "
         f"{number(run.metrics.total_throughput)} tok/s, "
         f"cached {number(run.check.cached_tokens)} of {number(run.check.expected_cached_tokens)} expected, "
-        f"{run.check.verdict.value}, cold start {run.cold_start.coldness.value}"
+        f"{run.check.verdict.value}, cold start {run.cold_start.coldness.value}{failed}"
     )
 
 
