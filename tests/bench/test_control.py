@@ -133,6 +133,17 @@ def test_a_server_without_the_endpoint_is_not_asked_twice(fake_server: FakeServe
     assert "VLLM_SERVER_DEV_MODE" in vllm_flush(fake_server).detail
 
 
+def test_a_404_in_the_words_of_another_error_is_not_a_missing_endpoint() -> None:
+    def fail(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(500, text="worker 404 died")
+
+    async def flush() -> FlushAnswer:
+        async with httpx.AsyncClient(base_url="http://server", transport=httpx.MockTransport(fail)) as client:
+            return await VllmControl(client).flush()
+
+    assert asyncio.run(flush()) == FlushAnswer(False, "HTTP 500: worker 404 died")
+
+
 def test_beside_an_openai_api_the_admin_api_is_found(fake_server: FakeServer) -> None:
     def found() -> str:
         return type(ask(fake_server, lambda client: find_control(client, "openai"))).__name__

@@ -152,10 +152,10 @@ class VllmControl:
             answer = FlushAnswer(
                 _flushed(response), f"HTTP {response.status_code}: {quote(response.content)}"
             )
-            if answer.done or response.status_code == 404:
+            if response.status_code == 404:
+                return FlushAnswer(False, "no /reset_prefix_cache (the server needs VLLM_SERVER_DEV_MODE=1)")
+            if answer.done:
                 break
-        if "404" in answer.detail:
-            return FlushAnswer(False, "no /reset_prefix_cache (the server needs VLLM_SERVER_DEV_MODE=1)")
         return answer
 
 
