@@ -16,6 +16,7 @@ import uvicorn
 from prefixlab.cache.config import CacheConfig
 from prefixlab.core.batch import Batch, StepResult, TokenLogprobs
 from prefixlab.core.clock import MonotonicClock, sleep
+from prefixlab.core.request import Request
 from prefixlab.core.text.byte_tokenizer import ByteTokenizer
 from prefixlab.scheduler.config import SchedulerConfig
 from prefixlab.server.app import build_app
@@ -32,7 +33,8 @@ TIMEOUT_S = 30.0
 
 
 class Runner:
-    """FakeRunner, plus logprobs for who asks, a gate in front of every step, and errors on demand."""
+    """FakeRunner, plus logprobs for who asks, a gate in front of every step, errors on demand, and a memory
+    of whom it ran."""
 
     def __init__(self, num_pages: int, page_size: int) -> None:
         self._inner = FakeRunner(num_pages=num_pages, page_size=page_size, vocab_size=VOCAB_SIZE)
@@ -42,12 +44,15 @@ class Runner:
         self._num_arrived = 0
         self.errors: list[Exception] = []
         """Raised by the next steps, one each."""
+        self.requests: dict[str, Request] = {}
+        """Every request that came to a step, by id."""
 
     @property
     def vocab_size(self) -> int:
         return self._inner.vocab_size
 
     def run(self, batch: Batch) -> StepResult:
+        self.requests.update({request.request_id: request for request in batch.requests})
         self._pass_gate()
         if self.errors:
             raise self.errors.pop(0)
