@@ -56,6 +56,30 @@ def test_an_http_error_has_the_same_shape() -> None:
     assert (status, body.error.message) == (413, "too large")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "prompt"),
+    [
+        ("/generate", {"text": "a"}),
+        ("/v1/completions", {"prompt": "a"}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]}),
+    ],
+)
+def test_an_id_that_is_live_is_refused_by_the_name_clients_give_it(
+    path: str, prompt: dict[str, Any], stream: bool
+) -> None:
+    with serving() as served, served.runner.held():
+        first = served.pool.submit(served.generate, [1], 2, rid="twin")
+        served.runner.wait_for_step()
+        second = served.pool.submit(served.post, path, prompt | {"rid": "twin", "stream": stream}, 400)
+        served.wait_until(lambda: not served.worker.loop._commands.empty())
+        served.runner.let()
+        error = second.result()["error"]
+        assert (error["param"], "'twin'" in error["message"]) == ("rid", True)
+        served.runner.let(9)
+        assert first.result()["output_ids"] == oracle([1], 2)
+
+
 def test_a_bug_is_a_500_that_shows_nothing_of_its_insides(caplog: pytest.LogCaptureFixture) -> None:
     status, body, _ = describe(KeyError("secret"))
     assert status == 500
