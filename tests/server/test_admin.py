@@ -10,6 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import prefixlab
 from prefixlab.cache.config import CacheConfig
+from prefixlab.core.clock import sleep
+from prefixlab.server.metrics import LATENCY_BOUNDS_S
 from tests.server.harness import Served, oracle, serving
 
 PROMPT = list(range(300, 320))
@@ -182,6 +184,66 @@ def test_metrics_count_prompt_cached_computed_and_generated_tokens() -> None:
         assert found["prefixlab:waiting_requests", ""] == found["prefixlab:running_requests", ""] == 0
         pages = [found["prefixlab:pages", state] for state in ("free", "evictable", "protected", "in_use")]
         assert pages == [251, 5, 0, 0]
+
+
+def test_metrics_and_info_tell_who_runs_and_who_waits() -> None:
+    with serving(scheduler={"max_running_requests": 1}) as served, served.runner.held():
+        first = served.pool.submit(served.generate, [*PROMPT, 1, 2], 3)
+        served.runner.wait_for_step()
+        others = [served.pool.submit(served.generate, [token], 1) for token in (1, 2)]
+        served.wait_until(lambda: served.worker.loop._commands.qsize() == 2)
+        served.runner.let()
+        served.runner.wait_for_step()  # with the state of this turn shown before
+        found = samples(served)
+        info = served.get("/server_info")
+        served.runner.let(9)
+        for call in (first, *others):
+            call.result()
+    assert (found["prefixlab:running_requests", ""], found["prefixlab:waiting_requests", ""]) == (1, 2)
+    assert (info["num_running"], info["num_waiting"], info["is_idle"]) == (1, 2, False)
+    pages = [found["prefixlab:pages", state] for state in ("free", "evictable", "protected", "in_use")]
+    assert pages == [250, 0, 5, 1]  # the prompt's full pages are locked, its last one is its own
+
+
+def test_metrics_count_pages_put_into_the_cache_and_evicted_from_it() -> None:
+    with serving(num_pages=8) as served:
+        for first in (100, 200, 300):
+            served.generate(list(range(first, first + 16)), 1)
+        served.wait_until_idle()
+        found = samples(served)
+        cached = found["prefixlab:pages", "evictable"] + found["prefixlab:pages", "protected"]
+        assert found["prefixlab:inserted_pages_total", ""] == 12  # four of each prompt
+        assert found["prefixlab:evicted_pages_total", ""] == 12 - cached > 0
+
+
+def test_latencies_are_counted_in_the_buckets_they_belong_to() -> None:
+    with serving(scheduler={"max_running_requests": 1}) as served:
+        with served.runner.held():
+            first = served.pool.submit(served.generate, [1], 1)
+            served.runner.wait_for_step()
+            second = served.pool.submit(served.generate, [2], 2)
+            served.wait_until(lambda: not served.worker.loop._commands.empty())
+            for _ in range(3):  # so that none of the second's times lies in the first bucket
+                sleep(0.02)
+                served.runner.let()
+            metas = [call.result()["meta_info"] for call in (first, second)]
+        text = served.client.get("/metrics").text
+    observed = {
+        "queue_time": [meta["queue_time"] for meta in metas],
+        "time_to_first_token": [meta["queue_time"] + meta["prefill_time"] for meta in metas],
+        "inter_token_latency": [metas[1]["decode_time"]],
+        "e2e_request_latency": [meta["e2e_latency"] for meta in metas],
+    }
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    for name, times_s in observed.items():
+        found = families[f"prefixlab:{name}_seconds"].samples
+        buckets = [sample for sample in found if sample.name.endswith("_bucket")]
+        assert len(buckets) == len(LATENCY_BOUNDS_S) + 1
+        for bucket in buckets:
+            bound_s = float(bucket.labels["le"])
+            assert bucket.value == sum(time_s <= bound_s for time_s in times_s), (name, bound_s, times_s)
+        (total,) = (sample.value for sample in found if sample.name.endswith("_sum"))
+        assert total == pytest.approx(sum(times_s))
 
 
 def test_metrics_tell_retractions_and_prompt_tokens_computed_again() -> None:
