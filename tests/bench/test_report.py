@@ -163,6 +163,15 @@ def test_the_picture_says_what_is_on_its_axes_and_that_hits_were_checked(tmp_pat
         assert text in svg, text
 
 
+def test_a_sweep_without_a_hit_is_drawn_over_the_intended_share_and_says_so(tmp_path: Path) -> None:
+    missed = pool_points([a_run(pct, cached=0) for pct in (0, 50, 90)])
+    write_plot(tmp_path / "p.svg", missed, title="t", setting="s")
+    svg = (tmp_path / "p.svg").read_text()
+    assert "intended share of a common prefix" in svg
+    assert "nothing was served from cache" in svg
+    assert "measured hit rate" not in svg
+
+
 def test_the_picture_counts_requests_that_failed(tmp_path: Path) -> None:
     write_plot(tmp_path / "p.svg", pool_points([a_run(0, failed=True), a_run(50)]), title="t", setting="s")
     assert "2 of 2 points.  1 of 5 requests FAILED at 0 % shared." in (tmp_path / "p.svg").read_text()

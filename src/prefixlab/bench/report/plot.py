@@ -1,7 +1,8 @@
 """The picture of a sweep: throughput and time to first token against the hit rate that was measured.
 
 Owns one figure. The horizontal axis is what the server reported, not what was intended; only where it
-reported nothing does the expected rate stand in, with hollow marks.
+reported nothing does the expected rate stand in, with hollow marks. A sweep without a single hit, where all
+points would lie upon each other, is drawn over the intended share instead, and says so.
 
 Invariant: every repeat is drawn; the line joins medians of repeats and the band spans smallest to largest.
 """
@@ -9,6 +10,7 @@ Invariant: every repeat is drawn; the line joins medians of repeats and the band
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -46,24 +48,55 @@ def write_plot(path: Path, points: Sequence[PooledPoint], *, title: str, setting
     Raises:
         ConfigError: the file cannot be written, or matplotlib does not know its ending.
     """
+    axis = _choose_axis(points)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 5.2))
         left, right = figure.subplots(1, 2)
-        _panel(left, points, "Throughput", "prompt and output tokens/s", total_throughput, 1.0, BLUE)
-        _panel(right, points, "Time to first token", "median, ms", median_ttft_s, 1e3, ORANGE)
+        _panel(left, points, axis, "Throughput", "prompt and output tokens/s", total_throughput, 1.0, BLUE)
+        _panel(right, points, axis, "Time to first token", "median, ms", median_ttft_s, 1e3, ORANGE)
+        if axis.remark:
+            figure.text(0.012, 0.845, axis.remark, ha="left", fontsize=9.5, fontweight="bold", color=ORANGE)
         figure.suptitle(title, x=0.012, y=0.975, ha="left", fontsize=14, fontweight="bold")
         figure.text(0.012, 0.895, setting, ha="left", fontsize=9.5, color=MUTED)
         figure.text(0.012, 0.02, _footer(points), ha="left", fontsize=9, color=_footer_colour(points))
-        figure.tight_layout(rect=(0, 0.045, 1, 0.9), w_pad=3)
+        figure.tight_layout(rect=(0, 0.045, 1, 0.85 if axis.remark else 0.9), w_pad=3)
         try:
             figure.savefig(path, dpi=150)
         except (OSError, ValueError) as error:
             raise ConfigError(f"--plot {path} cannot be written: {error}") from None
 
 
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """What the points are drawn over.
+
+    Attributes:
+        place: percent, and whether the server reported it; None where nobody knows.
+        remark: what the header must say of it, if anything.
+    """
+
+    label: str
+    place: Callable[[PooledPoint], tuple[float | None, bool]]
+    remark: str = ""
+
+
+def _choose_axis(points: Sequence[PooledPoint]) -> _Axis:
+    """The hit rate; the intended share where no point has a hit, else they lie upon each other."""
+    rates = [rate for rate in map(_hit_rate, points) if rate[0] is not None]
+    shares = any(point.shape.pct for point in points)
+    if not rates or not shares or any(rate for rate, _ in rates):
+        return _Axis("measured hit rate (% of prompt tokens served from cache)", _hit_rate)
+    return _Axis(
+        "intended share of a common prefix (% of prompt tokens)",
+        lambda point: (float(point.shape.pct), _hit_rate(point)[1]),
+        "nothing was served from cache" if all(reported for _, reported in rates) else "no hit expected",
+    )
+
+
 def _panel(
     axes: Axes,
     points: Sequence[PooledPoint],
+    axis: _Axis,
     name: str,
     unit: str,
     value: Callable[[Metrics], float | None],
@@ -72,7 +105,7 @@ def _panel(
 ) -> None:
     rates, middles, lows, highs = [], [], [], []
     for point in points:
-        rate, reported = _hit_rate(point)
+        rate, reported = axis.place(point)
         values = [scale * v for run in point.runs if (v := value(run.metrics)) is not None]
         if rate is None or not values:
             continue
@@ -89,10 +122,11 @@ def _panel(
         axes.set_title(_from_first_to_last(middles), loc="right", fontsize=10, color=MUTED)
     axes.set_title(name, loc="left", fontweight="bold")
     axes.set_ylabel(unit)
-    axes.set_xlabel("measured hit rate (% of prompt tokens served from cache)")
+    axes.set_xlabel(axis.label)
     axes.set_xlim(-3, 103)
     axes.set_xticks(range(0, 101, 10))
-    axes.set_ylim(bottom=0)
+    # Room above the highest mark: autoscaling leaves none where all values are nearly the same.
+    axes.set_ylim(0, 1.1 * max(highs, default=0.0) or 1.0)
     axes.yaxis.set_major_formatter(lambda number, _: f"{number:,.0f}")
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
