@@ -43,6 +43,15 @@ def vllm_flush(server: FakeServer) -> FlushAnswer:
     return ask(server, lambda client: VllmControl(client).flush())
 
 
+def flush_answered_with(kind: type[NativeControl | VllmControl], answer: httpx.Response) -> FlushAnswer:
+    async def flush() -> FlushAnswer:
+        transport = httpx.MockTransport(lambda request: answer)
+        async with httpx.AsyncClient(base_url="http://server", transport=transport) as client:
+            return await kind(client).flush()
+
+    return asyncio.run(flush())
+
+
 def test_a_native_server_tells_page_size_capacity_and_model(fake_server: FakeServer) -> None:
     fake_server.behaviour.info = {"max_total_num_tokens": 5000}
     assert native_facts(fake_server) == ServerFacts(
@@ -133,15 +142,15 @@ def test_a_server_without_the_endpoint_is_not_asked_twice(fake_server: FakeServe
     assert "VLLM_SERVER_DEV_MODE" in vllm_flush(fake_server).detail
 
 
+@pytest.mark.parametrize("kind", [NativeControl, VllmControl])
+def test_a_flush_without_the_right_key_names_the_option(kind: type[NativeControl | VllmControl]) -> None:
+    answer = flush_answered_with(kind, httpx.Response(401, text="no"))
+    assert answer == FlushAnswer(False, "HTTP 401: no (give --admin-api-key)")
+
+
 def test_a_404_in_the_words_of_another_error_is_not_a_missing_endpoint() -> None:
-    def fail(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(500, text="worker 404 died")
-
-    async def flush() -> FlushAnswer:
-        async with httpx.AsyncClient(base_url="http://server", transport=httpx.MockTransport(fail)) as client:
-            return await VllmControl(client).flush()
-
-    assert asyncio.run(flush()) == FlushAnswer(False, "HTTP 500: worker 404 died")
+    answer = flush_answered_with(VllmControl, httpx.Response(500, text="worker 404 died"))
+    assert answer == FlushAnswer(False, "HTTP 500: worker 404 died")
 
 
 def test_beside_an_openai_api_the_admin_api_is_found(fake_server: FakeServer) -> None:
@@ -166,11 +175,11 @@ def test_a_plain_openai_server_has_a_name_at_most_and_no_flush(fake_server: Fake
 def test_a_server_that_is_not_there_is_an_error_that_names_it() -> None:
     nowhere = FakeServer()
     nowhere.url = "http://127.0.0.1:9"
-    with pytest.raises(TargetError, match="could not connect"):
+    with pytest.raises(TargetError, match=r"could not connect.*is it running at http://127.0.0.1:9"):
         native_facts(nowhere)
 
 
 def test_a_server_of_another_kind_is_an_error(fake_server: FakeServer) -> None:
     fake_server.behaviour.known_endpoints = frozenset()
-    with pytest.raises(TargetError, match="HTTP 404 from /server_info"):
+    with pytest.raises(TargetError, match=r"HTTP 404 from /server_info.*choose another --backend"):
         native_facts(fake_server)

@@ -197,7 +197,34 @@ def test_a_base_url_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) 
 
 def test_a_server_that_is_not_there_is_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "warm-cache", "--port", "9", *SMALL]) == 1
-    assert "could not connect (http://127.0.0.1:9/" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "could not connect (http://127.0.0.1:9/" in error
+    assert "is it running at http://127.0.0.1:9" in error
+
+
+def test_a_base_url_of_the_openai_api_is_explained(
+    fake_server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "warm-cache", "--base-url", fake_server.url + "/v1", *SMALL]) == 1
+    assert "leave out /v1 of --base-url" in capsys.readouterr().err
+
+
+def test_another_model_than_our_server_serves_is_refused_with_both_names(
+    fake_server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_server.behaviour.info = {"prefixlab_version": "1.0"}
+    assert warm_cache(fake_server, "--model", "nope") == 2
+    assert "--model nope: the server serves fake" in capsys.readouterr().err
+    assert warm_cache(fake_server, "--model", "fake") == 0
+
+
+def test_sglang_is_reported_under_its_own_name_with_a_note(
+    fake_server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert warm_cache(fake_server, "--model", "some/tokenizer") == 0
+    shown = capsys.readouterr().out
+    assert "Model:                                   fake" in shown
+    assert "note: --model some/tokenizer is not sent" in shown
 
 
 def test_chat_with_the_byte_tokenizer_is_exact(fake_server: FakeServer, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import httpx
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
+from prefixlab.bench.hints import with_hint
 from prefixlab.bench.targets.dialects import quote
 from prefixlab.bench.targets.http import describe
 from prefixlab.core.errors import TargetError
@@ -79,7 +80,8 @@ class NativeControl:
     async def facts(self) -> ServerFacts:
         response = await _request(self._client, "GET", "/server_info")
         if response.status_code == 404:
-            response = await _request(self._client, "GET", "/get_server_info")
+            older = await _request(self._client, "GET", "/get_server_info")
+            response = older if older.is_success else response
         info = _json_object(response, "/server_info")
         ours = "prefixlab_version" in info
         off = "the server says its prefix cache is off" if info.get("disable_radix_cache") else None
@@ -102,7 +104,9 @@ class NativeControl:
             answer = FlushAnswer(
                 _flushed(response), f"HTTP {response.status_code}: {quote(response.content)}"
             )
-            if answer.done or response.status_code in (401, 403, 404, 405):
+            if response.status_code in (401, 403):
+                return FlushAnswer(False, f"{answer.detail} (give --admin-api-key)")
+            if answer.done or response.status_code in (404, 405):
                 break
             await asyncio.sleep(FLUSH_RETRY_WAIT_S)
         return answer
@@ -152,6 +156,8 @@ class VllmControl:
             answer = FlushAnswer(
                 _flushed(response), f"HTTP {response.status_code}: {quote(response.content)}"
             )
+            if response.status_code in (401, 403):
+                return FlushAnswer(False, f"{answer.detail} (give --admin-api-key)")
             if response.status_code == 404:
                 return FlushAnswer(False, "no /reset_prefix_cache (the server needs VLLM_SERVER_DEV_MODE=1)")
             if answer.done:
@@ -201,6 +207,8 @@ async def served_model(client: httpx.AsyncClient) -> Mapping[str, Any]:
 async def _request(client: httpx.AsyncClient, method: str, path: str) -> httpx.Response:
     try:
         return await client.request(method, path, timeout=IDLE_WAIT_S + 10)
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        raise TargetError(f"{describe(error)}; is it running at {client.base_url}?") from error
     except httpx.HTTPError as error:
         raise TargetError(describe(error)) from error
 
@@ -226,7 +234,8 @@ def _why_miss(info: Mapping[str, Any]) -> str | None:
 
 def _json_object(response: httpx.Response, path: str) -> Mapping[str, Any]:
     if not response.is_success:
-        raise TargetError(f"HTTP {response.status_code} from {path}: {quote(response.content)}")
+        error = f"HTTP {response.status_code} from {path}: {quote(response.content)}"
+        raise TargetError(with_hint(error, str(response.request.url).removesuffix(path)))
     try:
         return msgspec.json.decode(response.content, type=dict[str, Any])
     except (msgspec.DecodeError, msgspec.ValidationError):

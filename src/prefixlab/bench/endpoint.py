@@ -19,6 +19,7 @@ from prefixlab.bench.client import Planned, run_closed_loop
 from prefixlab.bench.cold_start import ColdStart, start_cold
 from prefixlab.bench.config import DEFAULT_VOCAB_SIZE, TargetConfig
 from prefixlab.bench.control import Control, NativeControl, ServerFacts, VllmControl, find_control
+from prefixlab.bench.hints import with_hint
 from prefixlab.bench.records import Outcome, Record
 from prefixlab.bench.targets.dialects import ChatDialect, CompletionsDialect, Dialect, NativeDialect
 from prefixlab.bench.targets.http import HttpTarget, open_client
@@ -45,10 +46,12 @@ class Endpoint:
     backend: str
     """As the user named it; else what the server says it is."""
     model: str | None
-    """As the user named it; else as the server does."""
+    """As requests name it: as the user does, else as the server. On APIs that take no name: as the server."""
     target: Target
     control: Control
     facts: ServerFacts
+    warnings: tuple[str, ...]
+    """What a reader should know of this server before trusting any number."""
     wording: Wording
     clock: Clock
     page_size: int | None
@@ -83,7 +86,8 @@ class Endpoint:
         (record,) = await run_closed_loop(self.target, plan, max_concurrency=1, clock=self.clock)
         if record.outcome is not Outcome.OK:
             vocabulary = self.wording.vocabulary.describe()
-            raise TargetError(f"the {name} request failed, of {vocabulary}: {record.error}")
+            error = with_hint(record.error or record.outcome.value, self.url)
+            raise TargetError(f"the {name} request failed, of {vocabulary}: {error}")
         return record
 
     async def start_cold(self, probe: Prompt) -> ColdStart:
@@ -114,7 +118,7 @@ async def open_endpoint(
     ):
         dialect, control = await _speak(config.backend or "sglang", admin_client)
         facts = await control.facts()
-        model = config.model or facts.model
+        model, ignored = _model(dialect, config, facts)
         yield Endpoint(
             url=url,
             backend=config.backend or facts.backend,
@@ -122,6 +126,7 @@ async def open_endpoint(
             target=HttpTarget(client, dialect, clock, model=model),
             control=control,
             facts=facts,
+            warnings=tuple(warning for warning in (facts.warning, ignored) if warning),
             wording=_wording(dialect, config, facts, make_tokenizer(facts)),
             clock=clock,
             page_size=_page_size(config, facts),
@@ -138,6 +143,23 @@ async def _speak(backend: str, client: httpx.AsyncClient) -> tuple[Dialect, Cont
         return CompletionsDialect(continuous_usage=True), VllmControl(client)
     dialect = CompletionsDialect() if backend == "openai" else ChatDialect()
     return dialect, await find_control(client, backend)
+
+
+def _model(dialect: Dialect, config: TargetConfig, facts: ServerFacts) -> tuple[str | None, str | None]:
+    """The model's name, and a warning where the user's goes nowhere.
+
+    Native `/generate` takes no name, so the server answers whatever was asked for. Users of SGLang's own
+    benchmark give a tokenizer's path there, so only our server's name is held against theirs.
+    """
+    if not isinstance(dialect, NativeDialect) or config.is_embedded:
+        return config.model or facts.model, None
+    if config.model is None or facts.model in (None, config.model):
+        return facts.model or config.model, None
+    if facts.backend == "prefixlab":
+        raise ConfigError(f"--model {config.model}: the server serves {facts.model}")
+    return facts.model, (
+        f"--model {config.model} is not sent: /generate takes no name, and the server serves {facts.model}"
+    )
 
 
 def _page_size(config: TargetConfig, facts: ServerFacts) -> int | None:

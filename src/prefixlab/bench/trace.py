@@ -102,7 +102,7 @@ async def run_trace(
         metrics=summarise(records, planned=len(plan)),
         check=check,
         notes=(
-            *([endpoint.facts.warning] if endpoint.facts.warning else []),
+            *endpoint.warnings,
             f"prompts made of {vocabulary.describe()}",
             *_notes(fitted, fitting, cold_start, check),
             *delivery_notes(records, ignore_eos=endpoint.ignore_eos),

@@ -183,8 +183,7 @@ class _Sweep:
         )
 
     def _notes(self, shape: PointShape, warmed: int | None, records: Sequence[Record]) -> list[str]:
-        warning = self._endpoint.facts.warning
-        notes = [warning] if warning else []
+        notes = list(self._endpoint.warnings)
         page_size = self._endpoint.page_size
         head = self._endpoint.wording.num_head_tokens
         if page_size is not None and 0 < shape.num_shared_tokens < page_size:
