@@ -52,6 +52,7 @@ def replay(
                 speedup=speedup,
                 seed=42,
                 on_record=on_record,
+                on_interrupt=lambda run: None,
             )
 
     return asyncio.run(measure())

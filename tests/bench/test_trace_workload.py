@@ -77,6 +77,14 @@ def test_a_broken_line_is_named_with_file_and_line(tmp_path: Path, wrong: object
     assert f"{path}:3:" in str(caught.value)
 
 
+@pytest.mark.parametrize("wrong", ["not JSON", {**LINE, "prompt": "x"}, {"timestamp": 0}, [1]])
+def test_a_line_of_another_format_names_the_fields_of_this_one(tmp_path: Path, wrong: object) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_trace(write(tmp_path / "t.jsonl", wrong))
+    assert "t.jsonl:1: not a line of Mooncake's format" in str(caught.value)
+    assert "timestamp, input_length, output_length, hash_ids" in str(caught.value)
+
+
 def test_files_that_hold_no_trace_are_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no request"):
         read_trace(write(tmp_path / "empty.jsonl"))

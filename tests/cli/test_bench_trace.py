@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import signal
 from pathlib import Path
 
 import pytest
 
+from prefixlab.bench.records import Outcome, Record
+from prefixlab.bench.report.progress import ProgressBar
 from prefixlab.cli.main import main
 from tests.bench.fake_server import FakeServer
 
@@ -57,8 +60,41 @@ def test_a_dry_run_says_what_would_be_sent(trace: Path, capsys: pytest.CaptureFi
     assert main(["bench", "trace", str(trace), "--port", "9", "--dry-run", "--speedup", "0.5"]) == 0
     shown = capsys.readouterr().out
     assert shown == (
-        "trace.jsonl.gz: 6 requests over 0.1 s, 255 prompt and 48 output tokens, longest 53, blocks of 16\n"
+        "trace.jsonl.gz: 6 requests over 0.1 s, 255 prompt tokens and 48 output tokens, longest 53, "
+        "blocks of 16\n"
     )
+
+
+def test_a_dry_run_says_how_the_trace_was_scaled_and_cut(
+    trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--dry-run", "--num-prompts", "1", "--block-size", "16", "--max-len", "6"]
+    assert main(["bench", "trace", str(trace), *words]) == 0, "the embedded engine's scale"
+    shown = capsys.readouterr().out
+    assert "1 request over 0.0 s" in shown
+    assert shown.endswith("blocks of 4, lengths scaled by 0.25, 1 request cut to 6\n")
+
+
+def test_what_finished_before_an_interrupt_is_shown(
+    fake_server: FakeServer,
+    trace: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupt(bar: ProgressBar, record: Record) -> None:
+        if record.outcome is Outcome.OK:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(ProgressBar, "request_done", interrupt)
+    output = tmp_path / "out.jsonl"
+    # Slow enough that the interrupt comes long before the second request is due.
+    words = ["--base-url", fake_server.url, "--speedup", "0.001", "--output-file", str(output)]
+    assert main(["bench", "trace", str(trace), *words]) == 130
+    shown = capsys.readouterr().out
+    assert "Successful requests:                     1" in shown
+    assert "Cancelled or unsent requests:            5" in shown
+    assert not output.exists()
 
 
 def test_nothing_succeeding_is_exit_code_1(

@@ -9,7 +9,9 @@ overlap, and eviction, can only take from it.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from prefixlab.bench.client import OnRecord, Planned, run_open_loop
@@ -58,8 +60,9 @@ async def run_trace(
     speedup: float,
     seed: int,
     on_record: OnRecord,
+    on_interrupt: Callable[[TraceRun], None],
 ) -> TraceRun:
-    """Replay `trace`.
+    """Replay `trace`. If cancelled while it measures, `on_interrupt` gets what had become of it by then.
 
     Raises:
         ConfigError: the trace cannot be scaled so, or its prompts cannot be made.
@@ -90,24 +93,37 @@ async def run_trace(
         )
         for number, (prompt, request) in enumerate(zip(prompts, fitted.requests, strict=True))
     ]
-    records = await run_open_loop(endpoint.target, plan, clock=endpoint.clock, on_record=on_record)
-    check = check_cache(records)
-    return TraceRun(
-        trace=fitted,
-        fitting=fitting,
-        speedup=speedup,
-        cold_start=cold_start,
-        salt=salt,
-        records=tuple(records),
-        metrics=summarise(records, planned=len(plan)),
-        check=check,
-        notes=(
-            *endpoint.warnings,
-            f"prompts made of {vocabulary.describe()}",
-            *_notes(fitted, fitting, cold_start, check),
-            *delivery_notes(records, ignore_eos=endpoint.ignore_eos),
-        ),
-    )
+    records: list[Record] = []
+
+    def keep(record: Record) -> None:
+        records.append(record)
+        on_record(record)
+
+    def replayed() -> TraceRun:
+        check = check_cache(records)
+        return TraceRun(
+            trace=fitted,
+            fitting=fitting,
+            speedup=speedup,
+            cold_start=cold_start,
+            salt=salt,
+            records=tuple(records),
+            metrics=summarise(records, planned=len(plan)),
+            check=check,
+            notes=(
+                *endpoint.warnings,
+                f"prompts made of {vocabulary.describe()}",
+                *_notes(fitted, fitting, cold_start, check),
+                *delivery_notes(records, ignore_eos=endpoint.ignore_eos),
+            ),
+        )
+
+    try:
+        await run_open_loop(endpoint.target, plan, clock=endpoint.clock, on_record=keep)
+    except asyncio.CancelledError:
+        on_interrupt(replayed())
+        raise
+    return replayed()
 
 
 def _notes(trace: Trace, fitting: Fitting, cold_start: ColdStart, check: CacheCheck) -> list[str]:

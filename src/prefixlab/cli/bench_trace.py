@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from prefixlab.bench.config import TargetConfig, TraceConfig
     from prefixlab.bench.endpoint import Endpoint
     from prefixlab.bench.trace import TraceRun
-    from prefixlab.bench.workloads.trace import Trace
+    from prefixlab.bench.workloads.trace import Fitting, Trace
 
 SUMMARY = (
     "replay a trace in Mooncake's format (.jsonl or .jsonl.gz), its sharing of prefixes reproduced exactly"
@@ -49,12 +49,13 @@ def run(args: argparse.Namespace) -> int:
     output = check_can_write("--output-file", config.output_file)
     trace = read_trace(Path(args.file), num_requests=config.num_prompts, block_size=config.block_size)
     scale = config.length_scale or (EMBEDDED_LENGTH_SCALE if target.is_embedded else 1.0)
-    fitted, _ = fit_trace(trace, length_scale=scale, max_len=config.max_len)
+    fitted, fitting = fit_trace(trace, length_scale=scale, max_len=config.max_len)
     if config.dry_run:
-        print(describe(fitted, config.speedup))
+        print(describe(fitted, fitting, config.speedup))
         return 0
     with server_under_test(target, args, TargetConfig, TraceConfig) as url:
         endpoint, replayed = asyncio.run(measure(target, config, trace, scale, url))
+    show(endpoint, replayed)
     report(endpoint, replayed, config, output)
     return 0
 
@@ -70,6 +71,11 @@ async def measure(
 
     async with open_endpoint(target, url, tokenizer_maker(target), MonotonicClock()) as endpoint:
         with ProgressBar(len(trace.requests)) as bar:
+
+            def show_what_finished(interrupted: TraceRun) -> None:
+                bar.stop()
+                show(endpoint, interrupted)
+
             bar.describe(trace.name)
             replayed = await run_trace(
                 endpoint,
@@ -79,16 +85,14 @@ async def measure(
                 speedup=config.speedup,
                 seed=config.seed,
                 on_record=bar.request_done,
+                on_interrupt=show_what_finished,
             )
     return endpoint, replayed
 
 
-def report(endpoint: Endpoint, replayed: TraceRun, config: TraceConfig, output: Path | None) -> None:
-    """Print, write the JSON line, then judge as `bench warm-cache` does."""
+def show(endpoint: Endpoint, replayed: TraceRun) -> None:
+    """To stdout; also what had finished when the run was interrupted."""
     from prefixlab.bench.report.console import result_block
-    from prefixlab.bench.report.jsonl import append_line, trace_row
-    from prefixlab.bench.verdict import Verdict
-    from prefixlab.core.errors import GateError, TargetError
 
     print(
         result_block(
@@ -106,23 +110,36 @@ def report(endpoint: Endpoint, replayed: TraceRun, config: TraceConfig, output: 
             notes=replayed.notes,
         )
     )
+
+
+def report(endpoint: Endpoint, replayed: TraceRun, config: TraceConfig, output: Path | None) -> None:
+    """Write the JSON line, then judge as `bench warm-cache` does. An interrupted run gets neither."""
+    from prefixlab.bench.report.console import counted
+    from prefixlab.bench.report.jsonl import append_line, trace_row
+    from prefixlab.bench.verdict import Verdict
+    from prefixlab.core.errors import GateError, TargetError
+
     if output is not None:
         append_line(output, trace_row(replayed, endpoint))
     if not replayed.metrics.ok:
         raise TargetError("no request of the trace succeeded")
     if config.strict and (replayed.check.verdict is not Verdict.CONSISTENT or replayed.metrics.failed):
-        raise GateError(
-            f"--strict: {replayed.check.verdict.value}, {replayed.metrics.failed} requests failed"
-        )
+        failed = f"{replayed.metrics.failed} of {counted(replayed.metrics.planned, 'request')} failed"
+        raise GateError(f"--strict: cached tokens {replayed.check.verdict.value}, {failed}")
 
 
-def describe(trace: Trace, speedup: float) -> str:
-    """What would be sent, in one line."""
+def describe(trace: Trace, fitting: Fitting, speedup: float) -> str:
+    """What would be sent, in one line, and what was done to the trace to make it that."""
+    from prefixlab.bench.report.console import counted
+
     requests = trace.requests
     prompt = sum(request.num_prompt_tokens for request in requests)
     output = sum(request.num_output_tokens for request in requests)
     longest = max(request.num_prompt_tokens + request.num_output_tokens for request in requests)
+    scaled = f", lengths scaled by {fitting.length_scale:g}" if fitting.length_scale != 1 else ""
+    cut = f", {counted(fitting.num_cut, 'request')} cut to {fitting.max_len:,}" if fitting.num_cut else ""
     return (
-        f"{trace.name}: {len(requests):,} requests over {requests[-1].offset_s / speedup:,.1f} s, "
-        f"{prompt:,} prompt and {output:,} output tokens, longest {longest:,}, blocks of {trace.block_size}"
+        f"{trace.name}: {counted(len(requests), 'request')} over {requests[-1].offset_s / speedup:,.1f} s, "
+        f"{counted(prompt, 'prompt token')} and {counted(output, 'output token')}, longest {longest:,}, "
+        f"blocks of {trace.block_size}{scaled}{cut}"
     )

@@ -52,6 +52,11 @@ def result_block(
     return "\n".join(lines)
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 request`, `1,200 requests`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _throughput_rows(metrics: Metrics) -> list[Row]:
     return [
         ("Planned requests:", metrics.planned),

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from prefixlab.bench.config import WarmCacheOptions
 from prefixlab.bench.endpoint import Endpoint
-from prefixlab.bench.report.console import result_block
+from prefixlab.bench.report.console import counted, result_block
 from prefixlab.bench.report.sweep import (
     PooledPoint,
     cache_table,
@@ -70,11 +70,11 @@ def _block(endpoint: Endpoint, options: WarmCacheOptions, point: PooledPoint) ->
 def setting_line(endpoint: Endpoint, options: WarmCacheOptions) -> str:
     """What makes the figures comparable."""
     parts = [
-        f"{options.num_prompts} prompts of {options.total_tokens:,} tokens",
-        f"{options.output_len} output tokens",
+        f"{counted(options.num_prompts, 'prompt')} of {counted(options.total_tokens, 'token')}",
+        counted(options.output_len, "output token"),
         f"concurrency {options.max_concurrency}",
         "page size unknown" if endpoint.page_size is None else f"page size {endpoint.page_size}",
-        _repeats(options),
+        counted(options.repeats, "repeat"),
         f"seed {options.seed}",
     ]
     if endpoint.expects_miss:
@@ -112,13 +112,9 @@ def plan_text(options: WarmCacheOptions, page_size: int | None) -> str:
     num_requests = options.repeats * len(options.pcts) * options.num_prompts
     unknown = "" if page_size is not None else " at most (give --page-size to know what the cache will serve)"
     lines.append(
-        f"{_repeats(options)}: {num_requests:,} requests, "
+        f"{counted(options.repeats, 'repeat')}: {counted(num_requests, 'request')}, "
         f"{options.repeats * total_compute:,} prompt tokens to compute{unknown}, "
-        f"{num_requests * options.output_len:,} output tokens; besides, one trial request, and up to 3 short "
-        "probes at each point"
+        f"{counted(num_requests * options.output_len, 'output token')}; besides, one trial request, "
+        "and up to 3 short probes at each point"
     )
     return "\n".join(lines)
-
-
-def _repeats(options: WarmCacheOptions) -> str:
-    return f"{options.repeats} repeat{'s' if options.repeats > 1 else ''}"

@@ -79,7 +79,10 @@ def read_trace(path: Path, *, num_requests: int = 0, block_size: int | None = No
         try:
             line = msgspec.json.decode(text, type=_Line)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            raise ConfigError(f"{places[-1]}: {error}") from None
+            fields = ", ".join(_Line.__struct_fields__)
+            raise ConfigError(
+                f"{places[-1]}: not a line of Mooncake's format, a JSON object of {fields}: {error}"
+            ) from None
         if not requests:
             first_ms = line.timestamp
         offset_s = (line.timestamp - first_ms) / 1e3
