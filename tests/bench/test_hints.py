@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from prefixlab.bench.hints import with_hint
+from prefixlab.bench.targets.hints import with_hint
 
 URL = "http://127.0.0.1:30000"
 

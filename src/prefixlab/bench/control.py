@@ -17,8 +17,8 @@ import httpx
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
-from prefixlab.bench.hints import with_hint
 from prefixlab.bench.targets.dialects import quote
+from prefixlab.bench.targets.hints import with_hint
 from prefixlab.bench.targets.http import describe
 from prefixlab.core.errors import TargetError
 
