@@ -170,6 +170,25 @@ def test_a_client_that_goes_away_while_it_waits_leaves_the_queue() -> None:
         assert 'prefixlab:requests_total{outcome="abort"} 1.0' in metrics
 
 
+def test_an_id_is_free_again_as_soon_as_its_request_was_aborted() -> None:
+    """Both commands are taken in one turn of the loop, as after a step that was long."""
+    with serving(scheduler={"max_running_requests": 1}) as served, served.runner.held():
+        commands = served.worker.loop._commands
+        first = served.pool.submit(served.generate, [1], 3)
+        served.runner.wait_for_step()
+        aborted = served.pool.submit(served.generate, [2], 2, rid="again")
+        served.wait_until(lambda: commands.qsize() == 1)
+        served.runner.let()
+        served.runner.wait_for_step()
+        assert served.post("/abort_request", {"rid": "again"}) == {"num_aborted": 1}
+        again = served.pool.submit(served.generate, [3], 2, rid="again")
+        served.wait_until(lambda: commands.qsize() == 2)
+        served.runner.let(9)
+        assert first.result()["output_ids"] == oracle([1], 3)
+        assert aborted.result()["meta_info"]["finish_reason"]["type"] == "abort"
+        assert again.result()["output_ids"] == oracle([3], 2)
+
+
 def test_a_client_that_goes_away_from_a_whole_answer_is_noticed_too() -> None:
     with serving() as served, served.runner.held():
         with pytest.raises(httpx.ReadTimeout):

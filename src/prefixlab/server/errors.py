@@ -63,8 +63,6 @@ _TABLE: tuple[tuple[type[Exception], _Row], ...] = (
     (errors.CacheError, _Row(500, "server_error", "cache_error")),
     (errors.PrefixlabError, _Row(500, "server_error")),
 )
-_CLIENTS_NAMES: dict[str | None, str] = {"request_id": "rid"}
-"""Fields that the scheduler names and every API spells otherwise."""
 _HTTP_TYPES = {404: "not_found_error", 405: "invalid_request_error", 413: "invalid_request_error"}
 
 
@@ -73,7 +71,6 @@ def describe(error: BaseException) -> Answer:
     for kind, row in _TABLE:
         if isinstance(error, kind):
             param = getattr(error, "param", None)
-            param = _CLIENTS_NAMES.get(param, param)
             detail = ErrorDetail(message=str(error), type=row.type, param=param, code=row.code)
             return Answer(row.status, ErrorResponse(detail), _headers(row.status))
     if isinstance(error, HTTPException):

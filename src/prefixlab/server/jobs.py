@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from prefixlab.core.batch import Batch, StepResult, TokenLogprobs
-from prefixlab.core.errors import EngineError, PrefixlabError
+from prefixlab.core.errors import EngineError, InvalidRequestError, PrefixlabError
 from prefixlab.core.request import FinishReason, Request
 from prefixlab.core.text.incremental import IncrementalDecoder
 from prefixlab.scheduler.scheduler import Scheduler
@@ -50,6 +50,11 @@ class Jobs:
         self._metrics = metrics
         self._send = send
         self._live: dict[str, _Job] = {}
+
+    def check_is_new(self, request: Request) -> None:
+        """The scheduler's rule too, but here the field has the name that clients give it."""
+        if request.request_id in self._live:
+            raise InvalidRequestError(f"a live request has the id {request.request_id!r}", "rid")
 
     def open(self, call: Call, index: int) -> None:
         """The call's request `index` was queued."""

@@ -224,6 +224,9 @@ class EngineLoop:
                 self._scheduler.fail(batch, as_engine_error(error))
             else:
                 self._jobs.advance(batch, result)
+        self._close_ended()
+
+    def _close_ended(self) -> None:
         for request in self._scheduler.take_ended():
             self._jobs.close(request)
 
@@ -234,6 +237,7 @@ class EngineLoop:
             try:
                 if self._is_over:
                     raise self._why_over()
+                self._jobs.check_is_new(request)
                 self._scheduler.add(request)
             except Exception as error:
                 self._metrics.refused()
@@ -252,6 +256,7 @@ class EngineLoop:
         if not self._is_over:
             for request_id in request_ids:
                 self._scheduler.abort(request_id, error)
+            self._close_ended()  # now, as the next command may bring an id that this made free
 
     def _stop(self) -> None:
         self._is_stopping = True
