@@ -138,12 +138,10 @@ def run(words: list[str]) -> int:
 
 def server_configs() -> tuple[type, ...]:
     """What `PREFIXLAB_…` variables set: the server, embedded or not."""
-    from prefixlab.cache.config import CacheConfig
-    from prefixlab.engine.config import EngineConfig
-    from prefixlab.scheduler.config import SchedulerConfig
+    from prefixlab.cli.embedded import engine_configs
     from prefixlab.server.config import ServerConfig
 
-    return EngineConfig, CacheConfig, SchedulerConfig, ServerConfig
+    return (*engine_configs(), ServerConfig)
 
 
 def make_parser(module: ModuleType, path: Sequence[str]) -> Parser:

@@ -57,6 +57,17 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 raise InvalidRequestError(f"{field} {rule}, not {getattr(self, field)!r}", field)
         return self
 
+    def for_choice(self, index: int) -> SamplingParams:
+        """The parameters of one of `n` choices: those of a seeded request differ, and each is repeatable."""
+        if self.seed is None or index == 0:
+            return self
+        return msgspec.structs.replace(self, seed=(self.seed + index) % 2**64)
+
+    def stop_ids(self, eos_token_ids: frozenset[int]) -> frozenset[int]:
+        """The ids that end the request: its own and, unless it ignores them, the model's."""
+        own = frozenset(self.stop_token_ids)
+        return own if self.ignore_eos else own | eos_token_ids
+
     @property
     def greedy(self) -> bool:
         """Whether the most likely token is taken: temperature 0, or only one candidate."""

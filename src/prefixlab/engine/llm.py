@@ -19,7 +19,6 @@ from operator import index
 from types import TracebackType
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from prefixlab.cache.config import CacheConfig
@@ -259,23 +258,16 @@ class LLM:
         self._num_calls += 1
         jobs = []
         for prompt_index, (token_ids, sampling) in enumerate(zip(prompts, params, strict=True)):
-            eos = frozenset() if sampling.ignore_eos else self.engine.eos_token_ids
             for sample_index in range(n):
-                seed = None if sampling.seed is None else (sampling.seed + sample_index) % 2**64
                 request = Request(
                     f"{self._num_calls}-{prompt_index}-{sample_index}",
                     as_token_ids(token_ids),
-                    msgspec.structs.replace(sampling, seed=seed),
+                    sampling.for_choice(sample_index),
                     arrival_s=self._clock.now(),
                     return_prompt_logprobs=return_prompt_logprobs,
-                    stop_token_ids=eos | frozenset(sampling.stop_token_ids),
+                    stop_token_ids=sampling.stop_ids(self.engine.eos_token_ids),
                 )
-                decoder = IncrementalDecoder(
-                    self.engine.tokenizer,
-                    stop=sampling.stop,
-                    num_unchecked_tokens=max(0, sampling.min_new_tokens - 1),
-                    skip_special_tokens=sampling.skip_special_tokens,
-                )
+                decoder = IncrementalDecoder.for_request(self.engine.tokenizer, sampling)
                 jobs.append(_Job(request, prompt_index, sample_index, decoder))
         return jobs
 

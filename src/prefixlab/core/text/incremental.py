@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from prefixlab.core.sampling_params import SamplingParams
 from prefixlab.core.seams import Tokenizer
 
 REPLACEMENT = "\ufffd"
@@ -59,6 +60,16 @@ class IncrementalDecoder:
         self._window_limit = _WINDOW
         # Whole characters that may still be the beginning of a stop string.
         self._held = ""
+
+    @classmethod
+    def for_request(cls, tokenizer: Tokenizer, sampling: SamplingParams) -> IncrementalDecoder:
+        """The decoder of a request: its stop strings count from the token that may be its last."""
+        return cls(
+            tokenizer,
+            stop=sampling.stop,
+            num_unchecked_tokens=max(0, sampling.min_new_tokens - 1),
+            skip_special_tokens=sampling.skip_special_tokens,
+        )
 
     def feed(self, token_ids: Sequence[int]) -> str:
         """Take the next tokens; return the text that is certain now (often empty, never half a character)."""

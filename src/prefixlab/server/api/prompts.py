@@ -167,7 +167,7 @@ def make_call(worker: Worker, rid: str, asks: Sequence[Ask], *, stream: bool) ->
     for ask in asks:
         for choice in range(ask.num_choices):
             request_id = ask.rid if ask.num_choices == 1 else f"{ask.rid}_{choice}"
-            sampling = _for_choice(ask.sampling, choice)
+            sampling = ask.sampling.for_choice(choice)
             request = Request(
                 request_id,
                 ask.token_ids,
@@ -177,25 +177,7 @@ def make_call(worker: Worker, rid: str, asks: Sequence[Ask], *, stream: bool) ->
                 priority=ask.priority,
                 force_miss=ask.force_miss,
                 return_prompt_logprobs=ask.return_prompt_logprobs,
-                stop_token_ids=_stop_ids(worker, sampling),
+                stop_token_ids=sampling.stop_ids(worker.eos_token_ids),
             )
-            decoder = IncrementalDecoder(
-                worker.tokenizer,
-                stop=sampling.stop,
-                num_unchecked_tokens=max(0, sampling.min_new_tokens - 1),
-                skip_special_tokens=sampling.skip_special_tokens,
-            )
-            work.append((request, decoder))
+            work.append((request, IncrementalDecoder.for_request(worker.tokenizer, sampling)))
     return Call(rid, work, stream=stream)
-
-
-def _for_choice(sampling: SamplingParams, choice: int) -> SamplingParams:
-    """Choices of a seeded request differ, and each is repeatable."""
-    if sampling.seed is None or choice == 0:
-        return sampling
-    return msgspec.structs.replace(sampling, seed=(sampling.seed + choice) % 2**64)
-
-
-def _stop_ids(worker: Worker, sampling: SamplingParams) -> frozenset[int]:
-    own = frozenset(sampling.stop_token_ids)
-    return own if sampling.ignore_eos else own | worker.eos_token_ids
