@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from prefixlab.bench.cold_start import Coldness
-from prefixlab.bench.metrics import as_result_keys, summarise
-from prefixlab.bench.records import Outcome, Record
+from prefixlab.bench.metrics.summary import as_result_keys, summarise
+from prefixlab.bench.records.record import Outcome, Record
+from prefixlab.bench.targets.cold_start import Coldness
 from prefixlab.bench.verdict import Verdict
 from prefixlab.cli import docs
 from prefixlab.cli.main import Parser, make_parser

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from prefixlab.bench.client import Planned
-from prefixlab.bench.records import Outcome, Record
+from prefixlab.bench.loadgen.in_process import Planned
+from prefixlab.bench.records.record import Outcome, Record
 from prefixlab.core.block_hash import as_token_ids
 from prefixlab.core.clock import Clock
 from prefixlab.core.errors import TargetError

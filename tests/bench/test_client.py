@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from prefixlab.bench.client import run_closed_loop, run_open_loop
-from prefixlab.bench.records import Outcome, Record, check_complete
+from prefixlab.bench.loadgen.in_process import run_closed_loop, run_open_loop
+from prefixlab.bench.records.record import Outcome, Record, check_complete
 from prefixlab.core.clock import MonotonicClock
 from tests.bench.helpers import ScriptedTarget, planned
 

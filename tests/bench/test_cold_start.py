@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from prefixlab.bench.cold_start import Coldness, ColdStart, start_cold
-from prefixlab.bench.control import FlushAnswer, ServerFacts
+from prefixlab.bench.targets.cold_start import Coldness, ColdStart, start_cold
+from prefixlab.bench.targets.control import FlushAnswer, ServerFacts
 from prefixlab.bench.workloads.wording import Prompt
 from prefixlab.core.block_hash import as_token_ids
 

@@ -7,8 +7,8 @@ from typing import TypeVar
 import httpx
 import pytest
 
-from prefixlab.bench import control
-from prefixlab.bench.control import (
+from prefixlab.bench.targets import control
+from prefixlab.bench.targets.control import (
     FlushAnswer,
     NativeControl,
     OpenAIControl,

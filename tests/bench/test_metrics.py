@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefixlab.bench.metrics import Distribution, as_result_keys, itl, summarise
-from prefixlab.bench.records import Outcome, Record
+from prefixlab.bench.metrics.summary import Distribution, as_result_keys, itl, summarise
+from prefixlab.bench.records.record import Outcome, Record
 from tests.bench.helpers import ok_record
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefixlab.bench.records import Outcome, Record, RecordBuilder, check_complete, spread_evenly
+from prefixlab.bench.records.record import Outcome, Record, RecordBuilder, check_complete, spread_evenly
 from prefixlab.core.target import Chunk, Sent
 from tests.bench.helpers import ok_record
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from prefixlab.bench.cold_start import Coldness, ColdStart
-from prefixlab.bench.metrics import summarise
-from prefixlab.bench.records import Outcome, Record
+from prefixlab.bench.metrics.summary import summarise
+from prefixlab.bench.records.record import Outcome, Record
 from prefixlab.bench.report.console import NOT_MEASURED, WIDTH, result_block
 from prefixlab.bench.report.jsonl import append_line, measured_keys
 from prefixlab.bench.report.plot import write_plot
@@ -21,8 +20,9 @@ from prefixlab.bench.report.sweep import (
     pool_points,
     throughput_table,
 )
+from prefixlab.bench.runs.warm_cache import PointRun
+from prefixlab.bench.targets.cold_start import Coldness, ColdStart
 from prefixlab.bench.verdict import check_cache
-from prefixlab.bench.warm_cache import PointRun
 from prefixlab.bench.workloads.warm_cache import shape_point
 from prefixlab.core.errors import ConfigError
 from tests.bench.helpers import ok_record

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from prefixlab.bench.client import OnRecord
-from prefixlab.bench.cold_start import Coldness
-from prefixlab.bench.config import TargetConfig
-from prefixlab.bench.endpoint import open_endpoint
-from prefixlab.bench.records import Record
-from prefixlab.bench.trace import TraceRun, run_trace
+from prefixlab.bench.config.target import TargetConfig
+from prefixlab.bench.loadgen.in_process import OnRecord
+from prefixlab.bench.records.record import Record
+from prefixlab.bench.runs.trace import TraceRun, run_trace
+from prefixlab.bench.targets.cold_start import Coldness
+from prefixlab.bench.targets.endpoint import open_endpoint
 from prefixlab.bench.verdict import Verdict
 from prefixlab.bench.workloads.trace import Trace, TraceRequest
 from prefixlab.core.clock import MonotonicClock

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from prefixlab.bench.records import Outcome, Record
+from prefixlab.bench.records.record import Outcome, Record
 from prefixlab.bench.verdict import Verdict, check_cache, delivery_notes
 from tests.bench.helpers import ok_record
 

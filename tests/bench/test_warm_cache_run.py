@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from prefixlab.bench.cold_start import Coldness
-from prefixlab.bench.config import REMOTE, TargetConfig, WarmCacheOptions
-from prefixlab.bench.endpoint import MakeTokenizer, open_endpoint
-from prefixlab.bench.records import Record
+from prefixlab.bench.config.target import TargetConfig
+from prefixlab.bench.config.warm_cache import REMOTE, WarmCacheOptions
+from prefixlab.bench.records.record import Record
+from prefixlab.bench.runs.warm_cache import PointRun, measuring_order, run_warm_cache
+from prefixlab.bench.targets.cold_start import Coldness
+from prefixlab.bench.targets.endpoint import MakeTokenizer, open_endpoint
 from prefixlab.bench.verdict import Verdict
-from prefixlab.bench.warm_cache import PointRun, measuring_order, run_warm_cache
 from prefixlab.bench.workloads.warm_cache import PointShape
 from prefixlab.core.clock import MonotonicClock
 from prefixlab.core.errors import ConfigError, TargetError

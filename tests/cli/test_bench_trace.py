@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prefixlab.bench.records import Outcome, Record
+from prefixlab.bench.records.record import Outcome, Record
 from prefixlab.bench.report.progress import ProgressBar
 from prefixlab.cli.main import main
 from tests.bench.fake_server import FakeServer

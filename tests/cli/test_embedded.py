@@ -5,7 +5,9 @@ import dataclasses
 
 import pytest
 
-from prefixlab.bench.config import TargetConfig, TraceConfig, WarmCacheConfig
+from prefixlab.bench.config.target import TargetConfig
+from prefixlab.bench.config.trace import TraceConfig
+from prefixlab.bench.config.warm_cache import WarmCacheConfig
 from prefixlab.cli.embedded import add_engine_flags, embedded_server, engine_configs, engine_words
 from prefixlab.cli.main import main
 from prefixlab.core.config import add_flags

@@ -12,7 +12,7 @@ import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from prefixlab.bench.records import Outcome, Record
+from prefixlab.bench.records.record import Outcome, Record
 
 
 class Verdict(enum.Enum):

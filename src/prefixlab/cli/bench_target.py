@@ -19,9 +19,9 @@ from prefixlab.core.config import resolve
 from prefixlab.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from prefixlab.bench.config import TargetConfig
-    from prefixlab.bench.control import ServerFacts
-    from prefixlab.bench.endpoint import MakeTokenizer
+    from prefixlab.bench.config.target import TargetConfig
+    from prefixlab.bench.targets.control import ServerFacts
+    from prefixlab.bench.targets.endpoint import MakeTokenizer
     from prefixlab.core.seams import Tokenizer
 
 BYTE = "byte"
@@ -30,7 +30,7 @@ DEFAULT_MODEL = "tiny"
 
 def target_config(args: argparse.Namespace) -> TargetConfig:
     """From flags. Of the environment only keys are read: PREFIXLAB_* variables are for the server."""
-    from prefixlab.bench.config import TargetConfig
+    from prefixlab.bench.config.target import TargetConfig
 
     keys = {
         name: os.environ[variable]

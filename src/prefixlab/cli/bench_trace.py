@@ -1,6 +1,6 @@
 """`prefixlab bench trace FILE`: replay a recorded trace at its own times, check hits against an ideal cache.
 
-Owns the verb: flags, what is printed where, the exit code. The run is `prefixlab.bench.trace`.
+Owns the verb: flags, what is printed where, the exit code. The run is `prefixlab.bench.runs.trace`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from prefixlab.bench.config import TargetConfig, TraceConfig
-    from prefixlab.bench.endpoint import Endpoint
-    from prefixlab.bench.trace import TraceRun
+    from prefixlab.bench.config.target import TargetConfig
+    from prefixlab.bench.config.trace import TraceConfig
+    from prefixlab.bench.runs.trace import TraceRun
+    from prefixlab.bench.targets.endpoint import Endpoint
     from prefixlab.bench.workloads.trace import Fitting, Trace
 
 SUMMARY = (
@@ -23,7 +24,8 @@ EMBEDDED_LENGTH_SCALE = 0.25
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    from prefixlab.bench.config import TargetConfig, TraceConfig
+    from prefixlab.bench.config.target import TargetConfig
+    from prefixlab.bench.config.trace import TraceConfig
     from prefixlab.cli.embedded import add_engine_flags
     from prefixlab.core.config import add_flags
 
@@ -39,7 +41,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import asyncio
 
-    from prefixlab.bench.config import TargetConfig, TraceConfig
+    from prefixlab.bench.config.target import TargetConfig
+    from prefixlab.bench.config.trace import TraceConfig
     from prefixlab.bench.workloads.trace import fit_trace, read_trace
     from prefixlab.cli.bench_target import check_can_write, server_under_test, target_config
     from prefixlab.core.config import resolve
@@ -63,9 +66,9 @@ def run(args: argparse.Namespace) -> int:
 async def measure(
     target: TargetConfig, config: TraceConfig, trace: Trace, scale: float, url: str
 ) -> tuple[Endpoint, TraceRun]:
-    from prefixlab.bench.endpoint import open_endpoint
     from prefixlab.bench.report.progress import ProgressBar
-    from prefixlab.bench.trace import run_trace
+    from prefixlab.bench.runs.trace import run_trace
+    from prefixlab.bench.targets.endpoint import open_endpoint
     from prefixlab.cli.bench_target import tokenizer_maker
     from prefixlab.core.clock import MonotonicClock
 

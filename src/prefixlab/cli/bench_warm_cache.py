@@ -1,6 +1,6 @@
 """`prefixlab bench warm-cache`: what 0 to 99 % shared prefix does to throughput and time to first token.
 
-Owns the verb: flags, where results go, the exit code. The run is `prefixlab.bench.warm_cache`.
+Owns the verb: flags, where results go, the exit code. The run is `prefixlab.bench.runs.warm_cache`.
 
 Invariant: what was measured is shown, also when the run ends early.
 """
@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from prefixlab.bench.config import TargetConfig, WarmCacheOptions
-    from prefixlab.bench.endpoint import Endpoint
-    from prefixlab.bench.records import Record
+    from prefixlab.bench.config.target import TargetConfig
+    from prefixlab.bench.config.warm_cache import WarmCacheOptions
+    from prefixlab.bench.records.record import Record
     from prefixlab.bench.report.progress import ProgressBar
     from prefixlab.bench.report.sweep import PooledPoint
-    from prefixlab.bench.warm_cache import PointRun
+    from prefixlab.bench.runs.warm_cache import PointRun
+    from prefixlab.bench.targets.endpoint import Endpoint
     from prefixlab.bench.workloads.warm_cache import PointShape
 
 SUMMARY = "sweep the share of a common prefix: throughput, latency, and proof that the cache hit as intended"
@@ -27,7 +28,8 @@ TABLE_WIDTH = 120
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    from prefixlab.bench.config import TargetConfig, WarmCacheConfig
+    from prefixlab.bench.config.target import TargetConfig
+    from prefixlab.bench.config.warm_cache import WarmCacheConfig
     from prefixlab.cli.embedded import add_engine_flags
     from prefixlab.core.config import add_flags
 
@@ -42,7 +44,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import asyncio
 
-    from prefixlab.bench.config import TargetConfig, WarmCacheConfig
+    from prefixlab.bench.config.target import TargetConfig
+    from prefixlab.bench.config.warm_cache import WarmCacheConfig
     from prefixlab.bench.report.warm_cache import plan_text
     from prefixlab.cache.config import CacheConfig
     from prefixlab.cli.bench_target import check_can_write, server_under_test, target_config
@@ -77,10 +80,10 @@ async def measure(
     target: TargetConfig, options: WarmCacheOptions, url: str, outputs: Outputs
 ) -> list[PooledPoint]:
     """Measure and show; what was measured is shown also on the way out with an error, or interrupted."""
-    from prefixlab.bench.endpoint import open_endpoint
     from prefixlab.bench.report.progress import ProgressBar
     from prefixlab.bench.report.sweep import pool_points
-    from prefixlab.bench.warm_cache import run_warm_cache
+    from prefixlab.bench.runs.warm_cache import run_warm_cache
+    from prefixlab.bench.targets.endpoint import open_endpoint
     from prefixlab.cli.bench_target import tokenizer_maker
     from prefixlab.core.clock import MonotonicClock
 
@@ -150,7 +153,7 @@ def show(
 
 def place_of(target: TargetConfig) -> str:
     """What the figures belong to: this machine, or a server whose machine we do not know."""
-    from prefixlab.bench.environment import machine_name
+    from prefixlab.bench.report.environment import machine_name
 
     return machine_name() if target.is_embedded else f"server at {target.url}"
 

@@ -15,13 +15,13 @@ from typing import Any
 import msgspec
 
 from prefixlab import __version__
-from prefixlab.bench.config import WarmCacheOptions
-from prefixlab.bench.endpoint import Endpoint
-from prefixlab.bench.environment import machine_name
-from prefixlab.bench.metrics import Metrics, as_result_keys
-from prefixlab.bench.trace import TraceRun
+from prefixlab.bench.config.warm_cache import WarmCacheOptions
+from prefixlab.bench.metrics.summary import Metrics, as_result_keys
+from prefixlab.bench.report.environment import machine_name
+from prefixlab.bench.runs.trace import TraceRun
+from prefixlab.bench.runs.warm_cache import PointRun
+from prefixlab.bench.targets.endpoint import Endpoint
 from prefixlab.bench.verdict import CacheCheck
-from prefixlab.bench.warm_cache import PointRun
 from prefixlab.core.clock import wall_time_label
 from prefixlab.core.errors import ConfigError
 

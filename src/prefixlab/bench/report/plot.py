@@ -19,7 +19,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from prefixlab.bench.metrics import Metrics
+from prefixlab.bench.metrics.summary import Metrics
 from prefixlab.bench.report.sweep import PooledPoint, median_ttft_s, total_throughput
 from prefixlab.bench.verdict import Verdict
 from prefixlab.core.errors import ConfigError

@@ -7,8 +7,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from prefixlab.bench.metrics import ttft
-from prefixlab.bench.records import Outcome, Record
+from prefixlab.bench.metrics.summary import ttft
+from prefixlab.bench.records.record import Outcome, Record
 
 
 class ProgressBar:

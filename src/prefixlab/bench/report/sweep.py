@@ -15,9 +15,9 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from prefixlab.bench.metrics import Metrics, summarise
+from prefixlab.bench.metrics.summary import Metrics, summarise
+from prefixlab.bench.runs.warm_cache import PointRun
 from prefixlab.bench.verdict import CacheCheck, Verdict, check_cache
-from prefixlab.bench.warm_cache import PointRun
 from prefixlab.bench.workloads.warm_cache import PointShape
 
 

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from prefixlab.bench.config import WarmCacheOptions
-from prefixlab.bench.endpoint import Endpoint
+from prefixlab.bench.config.warm_cache import WarmCacheOptions
 from prefixlab.bench.report.console import counted, result_block
 from prefixlab.bench.report.sweep import (
     PooledPoint,
@@ -20,8 +19,9 @@ from prefixlab.bench.report.sweep import (
     number,
     throughput_table,
 )
+from prefixlab.bench.runs.warm_cache import PointRun
+from prefixlab.bench.targets.endpoint import Endpoint
 from prefixlab.bench.verdict import first_failure
-from prefixlab.bench.warm_cache import PointRun
 from prefixlab.bench.workloads.warm_cache import shape_point
 
 

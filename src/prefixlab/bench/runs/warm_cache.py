@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from prefixlab.bench.client import Planned, run_closed_loop
-from prefixlab.bench.cold_start import Coldness, ColdStart
-from prefixlab.bench.config import WarmCacheOptions
-from prefixlab.bench.endpoint import Endpoint
-from prefixlab.bench.metrics import Metrics, summarise
-from prefixlab.bench.records import Record
+from prefixlab.bench.config.warm_cache import WarmCacheOptions
+from prefixlab.bench.loadgen.in_process import Planned, run_closed_loop
+from prefixlab.bench.metrics.summary import Metrics, summarise
+from prefixlab.bench.records.record import Record
+from prefixlab.bench.targets.cold_start import Coldness, ColdStart
+from prefixlab.bench.targets.endpoint import Endpoint
 from prefixlab.bench.verdict import CacheCheck, check_cache, delivery_notes
 from prefixlab.bench.workloads.warm_cache import PointShape, WarmCachePoint, make_point, shape_point
 from prefixlab.core.errors import ConfigError, TargetError

@@ -16,7 +16,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from prefixlab.bench.records import Outcome, Record, RecordBuilder
+from prefixlab.bench.records.record import Outcome, Record, RecordBuilder
 from prefixlab.core.clock import Clock
 from prefixlab.core.errors import TargetError
 from prefixlab.core.seams import Target

@@ -15,11 +15,11 @@ from typing import Any
 
 import httpx
 
-from prefixlab.bench.client import Planned, run_closed_loop
-from prefixlab.bench.cold_start import ColdStart, start_cold
-from prefixlab.bench.config import DEFAULT_VOCAB_SIZE, TargetConfig
-from prefixlab.bench.control import Control, NativeControl, ServerFacts, VllmControl, find_control
-from prefixlab.bench.records import Outcome, Record
+from prefixlab.bench.config.target import DEFAULT_VOCAB_SIZE, TargetConfig
+from prefixlab.bench.loadgen.in_process import Planned, run_closed_loop
+from prefixlab.bench.records.record import Outcome, Record
+from prefixlab.bench.targets.cold_start import ColdStart, start_cold
+from prefixlab.bench.targets.control import Control, NativeControl, ServerFacts, VllmControl, find_control
 from prefixlab.bench.targets.dialects import ChatDialect, CompletionsDialect, Dialect, NativeDialect
 from prefixlab.bench.targets.hints import with_hint
 from prefixlab.bench.targets.http import HttpTarget, open_client

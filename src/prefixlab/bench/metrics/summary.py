@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from prefixlab.bench.records import Outcome, Record, check_complete
+from prefixlab.bench.records.record import Outcome, Record, check_complete
 
 QUANTILES = {"median": 50, "p90": 90, "p95": 95, "p99": 99}
 

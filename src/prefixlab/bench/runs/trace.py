@@ -14,11 +14,11 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from prefixlab.bench.client import OnRecord, Planned, run_open_loop
-from prefixlab.bench.cold_start import Coldness, ColdStart
-from prefixlab.bench.endpoint import Endpoint
-from prefixlab.bench.metrics import Metrics, summarise
-from prefixlab.bench.records import Record
+from prefixlab.bench.loadgen.in_process import OnRecord, Planned, run_open_loop
+from prefixlab.bench.metrics.summary import Metrics, summarise
+from prefixlab.bench.records.record import Record
+from prefixlab.bench.targets.cold_start import Coldness, ColdStart
+from prefixlab.bench.targets.endpoint import Endpoint
 from prefixlab.bench.verdict import CacheCheck, Verdict, check_cache, delivery_notes
 from prefixlab.bench.workloads.trace import (
     Fitting,

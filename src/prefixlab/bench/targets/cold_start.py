@@ -13,7 +13,7 @@ import enum
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from prefixlab.bench.control import Control
+from prefixlab.bench.targets.control import Control
 from prefixlab.bench.workloads.wording import Prompt
 
 AskCached = Callable[[Prompt], Awaitable[int | None]]

@@ -1,0 +1,1 @@
+"""Settings of the benchmarks, one file per concern."""

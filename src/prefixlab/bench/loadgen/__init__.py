@@ -1,0 +1,1 @@
+"""The load generator: sends requests at their times and stamps what comes back."""

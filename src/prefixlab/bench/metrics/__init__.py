@@ -1,0 +1,1 @@
+"""Numbers: pure folds over records."""

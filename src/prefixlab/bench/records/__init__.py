@@ -1,0 +1,1 @@
+"""The record of a request, and where records are kept."""
