@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from prefixlab.bench.loadgen.in_process import Planned
+from prefixlab.bench.loadgen.plan import Planned
 from prefixlab.bench.records.record import Outcome, Record
 from prefixlab.core.block_hash import as_token_ids
 from prefixlab.core.clock import Clock

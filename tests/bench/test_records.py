@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefixlab.bench.records.record import Outcome, Record, RecordBuilder, check_complete, spread_evenly
+from prefixlab.bench.records.builder import RecordBuilder, spread_evenly
+from prefixlab.bench.records.record import Outcome, Record, check_complete
 from prefixlab.core.target import Chunk, Sent
 from tests.bench.helpers import ok_record
 

@@ -14,43 +14,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
-from prefixlab.bench.records.record import Outcome, Record, RecordBuilder
+from prefixlab.bench.loadgen.plan import Planned
+from prefixlab.bench.records.builder import RecordBuilder
+from prefixlab.bench.records.record import Outcome, Record
 from prefixlab.core.clock import Clock
 from prefixlab.core.errors import TargetError
 from prefixlab.core.seams import Target
-from prefixlab.core.target import Sent, TargetRequest
+from prefixlab.core.target import Sent
 
 OnRecord = Callable[[Record], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """A request, and what the workload knows about it.
-
-    Attributes:
-        offset_s: when to send it, from the run's start. Open loop only.
-    """
-
-    request: TargetRequest
-    num_prompt_tokens: int
-    num_expected_cached_tokens: int | None = None
-    offset_s: float = 0.0
-    session_id: str | None = None
-    turn: int | None = None
-
-    def unsent(self, intended_s: float) -> Record:
-        return Record(
-            request_id=self.request.request_id,
-            outcome=Outcome.UNSENT,
-            intended_s=intended_s,
-            planned_prompt_tokens=self.num_prompt_tokens,
-            planned_output_tokens=self.request.max_new_tokens,
-            num_expected_cached_tokens=self.num_expected_cached_tokens,
-            session_id=self.session_id,
-            turn=self.turn,
-        )
 
 
 async def run_closed_loop(

@@ -1,7 +1,7 @@
 """The record: what became of one request, written once, when it ended. Every number is a fold over records.
 
-Owns the record and the builder that makes one from a stream. Knows neither sockets nor metrics; a simulator
-writes the same record. Times are seconds on the clock of whoever sent it.
+Owns the record and its words. Knows neither sockets nor metrics; a simulator writes the same record. Times
+are seconds on the clock of whoever sent it.
 
 Invariant: `intended ≤ sent ≤ first byte ≤ arrivals (never decreasing) ≤ last`, and every planned request ends
 as exactly one record (`check` and `check_complete`).
@@ -10,11 +10,33 @@ as exactly one record (`check` and `check_complete`).
 from __future__ import annotations
 
 import enum
-import itertools
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
-from prefixlab.core.target import Chunk, Sent
+
+class Failure(enum.StrEnum):
+    """What a failed request ran into, in one word that can be counted."""
+
+    CONNECT = "connect"
+    """No connection: refused, unreachable, name not found, TLS refused."""
+    CONNECT_TIMEOUT = "connect_timeout"
+    DROPPED = "dropped"
+    """The connection was closed before a byte of the answer."""
+    RESET = "reset"
+    TRUNCATED = "truncated"
+    """The answer ended before it was complete."""
+    STALLED = "stalled"
+    """The server fell silent for longer than the read time-out."""
+    TIMED_OUT = "timed_out"
+    """Not done within the time-out of the whole request."""
+    HTTP_STATUS = "http_status"
+    """Answered with a status other than 200; which one is in `http_status`."""
+    GARBAGE = "garbage"
+    """Not HTTP, not events, not JSON, or not what this API says."""
+    SERVER_ERROR = "server_error"
+    """Answered 200, and reported an error in the stream."""
+    CLIENT = "client"
+    """This client's own fault: a worker died."""
 
 
 class Outcome(enum.Enum):
@@ -36,7 +58,8 @@ class Record:
         intended_s: when it should have been sent: its place in the schedule, or when its turn came.
         sent_s: when its first byte was written. None if it never was.
         connect_started_s, connected_s: the connection opened for it; None when an open one was reused.
-        first_byte_s: when the first chunk of the answer arrived, tokens or not.
+        first_byte_s: when the first bytes of the answer arrived, headers included.
+        first_content_s: when the first token that is not reasoning arrived.
         arrivals_s: when tokens arrived, one entry per chunk that carried some.
         arrival_counts: how many tokens each of those brought; sums to `num_output_tokens`.
         counts_estimated: the server told only the total, and it was spread over the chunks.
@@ -46,6 +69,13 @@ class Record:
         num_prompt_tokens: prompt length as the server counted it, if it said.
         num_expected_cached_tokens: by the hit oracle; None when the page size is unknown.
         num_cached_tokens: what the server reported. None is "did not say", which is not zero.
+        num_reasoning_tokens: how many of the output tokens were reasoning; None where nobody can tell.
+        num_merged_reads: reads that brought several chunks at once, so that one stamp covers them.
+        kernel_stamps: whether arrivals are the kernel's stamps, not the moment this process looked.
+        failure, http_status: of a failed request; `error` says it in the server's words.
+        num_retries: attempts before the one recorded.
+        client: which of this run's client processes sent it.
+        segment: which stretch of a resumed run; times of different segments do not compare.
         worker: which of several servers answered, if known.
     """
 
@@ -56,6 +86,7 @@ class Record:
     connect_started_s: float | None = None
     connected_s: float | None = None
     first_byte_s: float | None = None
+    first_content_s: float | None = None
     arrivals_s: tuple[float, ...] = ()
     arrival_counts: tuple[int, ...] = ()
     counts_estimated: bool = False
@@ -65,10 +96,18 @@ class Record:
     num_prompt_tokens: int | None = None
     num_expected_cached_tokens: int | None = None
     num_cached_tokens: int | None = None
+    num_reasoning_tokens: int | None = None
+    num_merged_reads: int = 0
+    kernel_stamps: bool = False
     finish_reason: str | None = None
+    failure: Failure | None = None
+    http_status: int | None = None
     error: str | None = None
+    num_retries: int = 0
     session_id: str | None = None
     turn: int | None = None
+    client: int = 0
+    segment: int = 0
     worker: str | None = None
 
     @property
@@ -95,92 +134,9 @@ class Record:
             assert self.sent_s is not None and self.last_s is not None, (
                 f"{self.request_id}: ok, but not complete"
             )
-        assert (self.error is not None) == (self.outcome is Outcome.FAILED), (
-            f"{self.request_id}: error and outcome"
-        )
-
-
-@dataclass(slots=True)
-class RecordBuilder:
-    """Collects one stream; `finish` makes the record. What was known beforehand is in `plan`."""
-
-    plan: Record
-    """An UNSENT record: what is returned, as it is, if nothing ever happens."""
-    _sent: Sent | None = None
-    _first_byte_s: float | None = None
-    _last_chunk_s: float = 0.0
-    _arrivals_s: list[float] = field(default_factory=list)
-    _counts: list[int] = field(default_factory=list)
-    _num_seen: int = 0
-    _guessed: bool = False
-    _total: int | None = None
-    _num_prompt_tokens: int | None = None
-    _num_cached_tokens: int | None = None
-    _finish_reason: str | None = None
-
-    def sent(self, sent: Sent) -> None:
-        self._sent = sent
-
-    def add(self, chunk: Chunk) -> None:
-        """Take in a chunk. Totals win over what earlier chunks said."""
-        if self._first_byte_s is None:
-            self._first_byte_s = chunk.arrival_s
-        self._last_chunk_s = chunk.arrival_s
-        if chunk.num_output_tokens is not None:
-            self._total = chunk.num_output_tokens
-        if chunk.carries_tokens:
-            # A chunk that does not say counts as one token, until a total says otherwise.
-            self._guessed |= chunk.num_output_tokens is None
-            brought = 1 if chunk.num_output_tokens is None else chunk.num_output_tokens - self._num_seen
-            if brought > 0:
-                self._arrivals_s.append(chunk.arrival_s)
-                self._counts.append(brought)
-                self._num_seen += brought
-        if chunk.num_prompt_tokens is not None:
-            self._num_prompt_tokens = chunk.num_prompt_tokens
-        if chunk.num_cached_tokens is not None:
-            self._num_cached_tokens = chunk.num_cached_tokens
-        if chunk.finish_reason is not None:
-            self._finish_reason = chunk.finish_reason
-
-    def finish(self, outcome: Outcome, now_s: float, error: str | None = None) -> Record:
-        """The record of what was collected, checked."""
-        arrivals, counts, corrected = self._arrivals_s, self._counts, False
-        if self._total is not None and self._total != self._num_seen:
-            # Content nobody could see (special tokens, half characters) came with the last chunk, or before.
-            arrivals = arrivals or [self._last_chunk_s]
-            spread = list(zip(arrivals, spread_evenly(self._total, len(arrivals)), strict=True))
-            arrivals = [time for time, count in spread if count]
-            counts = [count for _, count in spread if count]
-            corrected = True
-        sent = self._sent
-        record = replace(
-            self.plan,
-            outcome=outcome,
-            sent_s=sent.sent_s if sent else None,
-            connect_started_s=sent.connect_started_s if sent else None,
-            connected_s=sent.connected_s if sent else None,
-            first_byte_s=self._first_byte_s,
-            arrivals_s=tuple(arrivals),
-            arrival_counts=tuple(counts),
-            counts_estimated=corrected or (self._guessed and self._total is None),
-            last_s=now_s if sent else None,
-            num_prompt_tokens=self._num_prompt_tokens,
-            num_cached_tokens=self._num_cached_tokens,
-            finish_reason=self._finish_reason,
-            error=error,
-        )
-        record.check()
-        return record
-
-
-def spread_evenly(total: int, num_parts: int) -> list[int]:
-    """`total` as `num_parts` whole numbers that differ by at most one, larger ones as early as possible.
-
-    The first is at least 1 when total is: the first chunk with content did bring a token.
-    """
-    edges = [-(-index * total // num_parts) for index in range(num_parts + 1)]
-    return [high - low for low, high in itertools.pairwise(edges)]
+        failed = self.outcome is Outcome.FAILED
+        assert (self.error is not None) == failed, f"{self.request_id}: error and outcome"
+        assert (self.failure is not None) == failed, f"{self.request_id}: failure and outcome"
 
 
 def check_complete(records: Collection[Record], planned: int) -> None:

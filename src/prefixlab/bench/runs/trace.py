@@ -14,7 +14,8 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from prefixlab.bench.loadgen.in_process import OnRecord, Planned, run_open_loop
+from prefixlab.bench.loadgen.in_process import OnRecord, run_open_loop
+from prefixlab.bench.loadgen.plan import Planned
 from prefixlab.bench.metrics.summary import Metrics, summarise
 from prefixlab.bench.records.record import Record
 from prefixlab.bench.targets.cold_start import Coldness, ColdStart

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from prefixlab.bench.config.warm_cache import WarmCacheOptions
-from prefixlab.bench.loadgen.in_process import Planned, run_closed_loop
+from prefixlab.bench.loadgen.in_process import run_closed_loop
+from prefixlab.bench.loadgen.plan import Planned
 from prefixlab.bench.metrics.summary import Metrics, summarise
 from prefixlab.bench.records.record import Record
 from prefixlab.bench.targets.cold_start import Coldness, ColdStart

@@ -16,7 +16,8 @@ from typing import Any
 import httpx
 
 from prefixlab.bench.config.target import DEFAULT_VOCAB_SIZE, TargetConfig
-from prefixlab.bench.loadgen.in_process import Planned, run_closed_loop
+from prefixlab.bench.loadgen.in_process import run_closed_loop
+from prefixlab.bench.loadgen.plan import Planned
 from prefixlab.bench.records.record import Outcome, Record
 from prefixlab.bench.targets.cold_start import ColdStart, start_cold
 from prefixlab.bench.targets.control import Control, NativeControl, ServerFacts, VllmControl, find_control

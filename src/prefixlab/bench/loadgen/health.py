@@ -1,0 +1,50 @@
+"""How well the client itself did: what a reader checks before believing the server's numbers. Plain data.
+
+Owns the figures and how those of several workers merge. Makes no judgement: reports and the doctor do.
+
+Invariant: merging pools histograms and sums counts, it never averages percentiles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from prefixlab.core.histogram import Histogram
+
+
+@dataclass(slots=True)
+class ClientHealth:
+    """Of one run, or of one worker of it.
+
+    Attributes:
+        stamps: where arrival times come from: "kernel", "process", or "mixed".
+        read_lag_s: process time of a read minus the kernel's stamp of its data: how late we were to look.
+            Harmless to kernel stamps until reads merge. Empty without kernel stamps.
+        send_lag_s: how late requests went out through this client's own fault: from the moment a request was
+            due and had a slot and a connection, to its first byte written.
+        num_reads: reads that brought bytes of an answer.
+        num_merged_reads: reads that brought several transfer chunks at once, so one stamp covers them all.
+        num_connects, num_reused: connections opened, and requests that found one open.
+        num_retries: attempts beyond the first.
+        num_clock_steps: jumps of the wall clock against the monotonic one; around each, process stamps serve.
+        clock_drift_ppm: drift of the wall clock against the monotonic one, largest seen; None if unknown.
+        peak_in_flight, peak_queued: most requests sent and unanswered, and due and unsent, at once.
+        cpu_s, wall_s: CPU time and duration of the socket loops (sums over workers).
+        num_workers: client processes.
+    """
+
+    stamps: str = "process"
+    read_lag_s: Histogram = field(default_factory=Histogram)
+    send_lag_s: Histogram = field(default_factory=Histogram)
+    num_reads: int = 0
+    num_merged_reads: int = 0
+    num_connects: int = 0
+    num_reused: int = 0
+    num_retries: int = 0
+    num_clock_steps: int = 0
+    clock_drift_ppm: float | None = None
+    peak_in_flight: int = 0
+    peak_queued: int = 0
+    cpu_s: float = 0.0
+    wall_s: float = 0.0
+    num_workers: int = 1
