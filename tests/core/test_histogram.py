@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -54,3 +55,11 @@ def test_an_empty_histogram_and_unequal_buckets_are_refused() -> None:
         Histogram(0.01).merge(Histogram(0.02))
     with pytest.raises(ValueError, match="error must lie"):
         Histogram(0)
+
+
+@given(st.lists(st.floats(0, 1e9), max_size=50))
+def test_a_histogram_survives_json(values: list[float]) -> None:
+    histogram = Histogram(0.01, 1e-6)
+    histogram.extend(values)
+    again = Histogram.from_state(json.loads(json.dumps(histogram.to_state())))
+    assert vars(again) == vars(histogram)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 
 class Histogram:
@@ -53,6 +54,23 @@ class Histogram:
         self.total += other.total
         self.minimum = min(self.minimum, other.minimum)
         self.maximum = max(self.maximum, other.maximum)
+
+    def to_state(self) -> dict[str, Any]:
+        """All of it, in types that JSON has. `from_state` makes it again."""
+        edges = {"minimum": self.minimum, "maximum": self.maximum} if self.count else {}
+        buckets = [[index, count] for index, count in self._buckets.items()]
+        return {"error": self.error, "floor": self.floor, "total": self.total, "buckets": buckets, **edges}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Histogram:
+        """What `to_state` was called on. Raises KeyError, TypeError or ValueError for anything else."""
+        histogram = cls(state["error"], state["floor"])
+        histogram._buckets.update(dict(state["buckets"]))
+        histogram.count = sum(histogram._buckets.values())
+        histogram.total = state["total"]
+        if histogram.count:
+            histogram.minimum, histogram.maximum = state["minimum"], state["maximum"]
+        return histogram
 
     def quantile(self, q: float) -> float:
         """The smallest recorded value that at least a share `q` of values do not exceed, within `error`.

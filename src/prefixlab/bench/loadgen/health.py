@@ -7,8 +7,12 @@ Invariant: merging pools histograms and sums counts, it never averages percentil
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import dataclass, field
+from typing import Any
 
+from prefixlab.core.errors import ConfigError
 from prefixlab.core.histogram import Histogram
 
 
@@ -30,7 +34,7 @@ class ClientHealth:
         clock_drift_ppm: drift of the wall clock against the monotonic one, largest seen; None if unknown.
         peak_in_flight, peak_queued: most requests sent and unanswered, and due and unsent, at once.
         cpu_s, wall_s: CPU time and duration of the socket loops (sums over workers).
-        num_workers: client processes.
+        num_workers: client processes. 0 in a part that a decoder measured, whose socket loop counts itself.
     """
 
     stamps: str = "process"
@@ -48,3 +52,48 @@ class ClientHealth:
     cpu_s: float = 0.0
     wall_s: float = 0.0
     num_workers: int = 1
+
+    def merge(self, other: ClientHealth) -> None:
+        """Add what another worker, or another part of the same one, measured."""
+        if other.num_workers and self.num_workers and self.stamps != other.stamps:
+            self.stamps = "mixed"
+        elif other.num_workers:
+            self.stamps = other.stamps
+        drifts = [ppm for ppm in (self.clock_drift_ppm, other.clock_drift_ppm) if ppm is not None]
+        self.clock_drift_ppm = max(drifts, key=abs, default=None)
+        self.read_lag_s.merge(other.read_lag_s)
+        self.send_lag_s.merge(other.send_lag_s)
+        for name in _SUMS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def to_json(self) -> str:
+        """One line."""
+        state = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return json.dumps({name: _to_state(value) for name, value in state.items()})
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> ClientHealth:
+        """What `to_json` said.
+
+        Raises:
+            ConfigError: it is something else.
+        """
+        try:
+            state: dict[str, Any] = json.loads(text)
+            for name in _HISTOGRAMS:
+                state[name] = Histogram.from_state(state[name])
+            return cls(**state)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"not a client's health: {text[:100]!r} ({error!r})") from None
+
+
+def _to_state(value: object) -> object:
+    return value.to_state() if isinstance(value, Histogram) else value
+
+
+_HISTOGRAMS = ("read_lag_s", "send_lag_s")
+_SUMS = tuple(
+    item.name
+    for item in dataclasses.fields(ClientHealth)
+    if item.name not in ("stamps", "clock_drift_ppm", *_HISTOGRAMS)
+)
