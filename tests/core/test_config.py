@@ -23,6 +23,7 @@ class Sample:
     force_miss: bool = setting(False, "never hit, 100 % of the time")
     timeout_s: float | None = setting(None, "seconds to wait")
     api_key: str | None = setting(None, "key clients must send", secret=True)
+    header: tuple[str, ...] = setting((), "header to send", metavar="K=V", secret=True)
 
     def __post_init__(self) -> None:
         if self.page_size < 1:
@@ -45,6 +46,12 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_default() -> None:
     assert parse("--page-size", "8", "--no-force-miss", environ=environ).page_size == 8
     assert not parse("--no-force-miss", environ=environ).force_miss
     assert parse("--block", "2").page_size == 2
+
+
+def test_a_list_takes_several_words_and_may_be_given_again() -> None:
+    assert parse("--header", "a=1", "b=2 c", "--header", "d=3").header == ("a=1", "b=2 c", "d=3")
+    assert parse(environ={"PREFIXLAB_HEADER": "a=1 b=2"}).header == ("a=1", "b=2")
+    assert parse().header == ()
 
 
 @pytest.mark.parametrize(
@@ -77,7 +84,8 @@ def test_help_shows_each_default_once_and_survives_percent_signs(capsys: pytest.
 
 def test_secrets_are_masked_where_a_config_is_shown() -> None:
     assert as_public_dict(Sample(api_key="hunter2"))["api_key"] == "***"
-    assert as_public_dict(Sample())["api_key"] is None
+    assert as_public_dict(Sample(header=("Authorization=x",)))["header"] == "***"
+    assert (as_public_dict(Sample())["api_key"], as_public_dict(Sample())["header"]) == (None, ())
 
 
 def test_a_misspelt_variable_is_refused_with_the_nearest_known_one() -> None:

@@ -52,8 +52,9 @@ def add_flags(
     """Add one flag per field of `config_class` (a dataclass of `setting` fields) to `parser`, but for `skip`:
     fields that another config composed into the same verb speaks for.
 
-    Booleans become `--flag` / `--no-flag`. A flag not given stays out of the namespace, so that `resolve`
-    can tell it from one given at its default.
+    Booleans become `--flag` / `--no-flag`; a flag for a tuple of texts takes several words, and adds to what
+    it was given before. A flag not given stays out of the namespace, so that `resolve` can tell it from one
+    given at its default.
     """
     group = parser.add_argument_group(title) if title else parser
     hints = typing.get_type_hints(config_class)
@@ -63,7 +64,8 @@ def add_flags(
         meta = field.metadata
         names = ["--" + field.name.replace("_", "-"), *meta.get("aliases", ())]
         kind = _base_type(hints[field.name])
-        shown = "" if field.default is None or meta.get("secret") else f" (default: {field.default})"
+        silent = field.default in (None, ()) or meta.get("secret")
+        shown = "" if silent else f" (default: {field.default})"
         options: dict[str, Any] = {
             "dest": field.name,
             "default": argparse.SUPPRESS,
@@ -71,6 +73,8 @@ def add_flags(
         }
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
+        elif _is_list(kind):
+            options |= {"action": "extend", "nargs": "+", "metavar": meta.get("metavar")}
         else:
             options["type"] = _argparse_type(kind)
             options["choices"] = meta.get("choices")
@@ -92,7 +96,8 @@ def resolve(config_class: type[T], given: Mapping[str, Any], environ: Mapping[st
     for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
         variable = ENV_PREFIX + field.name.upper()
         if field.name in given:
-            values[field.name] = given[field.name]
+            value = given[field.name]
+            values[field.name] = tuple(value) if isinstance(value, list) else value
         elif variable in environ:
             values[field.name] = _read(variable, environ[variable], hints[field.name], field.metadata)
     return config_class(**values)
@@ -125,7 +130,8 @@ def as_public_dict(config: Any) -> dict[str, Any]:
     shown = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        shown[field.name] = "***" if field.metadata.get("secret") and value is not None else value
+        hidden = field.metadata.get("secret") and value not in (None, ())
+        shown[field.name] = "***" if hidden else value
     return shown
 
 
@@ -134,6 +140,10 @@ def _base_type(hint: Any) -> type:
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
     return typing.cast(type, hint)
+
+
+def _is_list(kind: type) -> bool:
+    return typing.get_origin(kind) is tuple
 
 
 def _argparse_type(kind: type) -> Any:
@@ -164,6 +174,8 @@ _BOOLEANS = {
 
 def _read(variable: str, text: str, hint: Any, meta: Mapping[str, Any]) -> Any:
     kind = _base_type(hint)
+    if _is_list(kind):
+        return tuple(text.split())
     try:
         value = _BOOLEANS[text.strip().lower()] if kind is bool else kind(text)
     except (KeyError, ValueError):
