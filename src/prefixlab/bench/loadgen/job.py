@@ -6,6 +6,7 @@ Owns the files through which driver, worker and decoder talk, all in one folder:
     plan.bin            the requests as they go on the wire, HTTP head and body, one after another
     plan.npy            one row per request: where its bytes are, and when it is due (PLAN_ROW)
     templates.bin       one UNSENT record per request, for the decoder (length-prefixed msgpack)
+    start.json          the moment the run began, on the monotonic clock; written last, as the workers go
     capture-{w}.bin     what worker w saw (capture.py)
     progress-{w}.bin    worker w's counters, shared memory (progress.py)
     records-{w}.jsonl   worker w's records, written by its decoder
@@ -19,8 +20,21 @@ Invariant: the folder holds all that is needed to send the rest of the plan afte
 
 from __future__ import annotations
 
+import mmap
+import struct
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, overload
+
 import msgspec
 import numpy as np
+import numpy.typing as npt
+
+from prefixlab.bench.loadgen.plan import Planned
+from prefixlab.bench.records.record import Outcome, Record
+from prefixlab.core.errors import ConfigError
+from prefixlab.core.target import TargetRequest
 
 PLAN_ROW = np.dtype([("start", "<u8"), ("length", "<u4"), ("max_new_tokens", "<u4"), ("due_ns", "<i8")])
 
@@ -57,3 +71,139 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     reuse_connections: bool = True
     kernel_stamps: bool = True
     segment: int = 0
+
+
+PLAN_BYTES, PLAN_ROWS, TEMPLATES = "plan.bin", "plan.npy", "templates.bin"
+_JOB, _START = "job.json", "start.json"
+_LENGTH = struct.Struct("<I")
+
+
+def capture_path(folder: Path, worker: int) -> Path:
+    return folder / f"capture-{worker}.bin"
+
+
+def progress_path(folder: Path, worker: int) -> Path:
+    return folder / f"progress-{worker}.bin"
+
+
+def records_path(folder: Path, worker: int) -> Path:
+    return folder / f"records-{worker}.jsonl"
+
+
+def write_plan(folder: Path, plan: Iterable[Planned], on_wire: Callable[[TargetRequest], bytes]) -> int:
+    """Lay down plan and templates; returns how many requests. Holds one request's bytes at a time.
+
+    Args:
+        on_wire: a request as it is sent: HTTP head and body.
+    """
+    columns = [array("Q"), array("Q"), array("Q"), array("q")]
+    start = 0
+    with (folder / PLAN_BYTES).open("wb") as bodies, (folder / TEMPLATES).open("wb") as templates:
+        for planned in plan:
+            data = on_wire(planned.request)
+            bodies.write(data)
+            due_ns = round(planned.offset_s * 1e9)
+            row = (start, len(data), planned.request.max_new_tokens, due_ns)
+            for column, value in zip(columns, row, strict=True):
+                column.append(value)
+            start += len(data)
+            template = _encoder.encode(_Template.of(planned))
+            templates.write(_LENGTH.pack(len(template)) + template)
+    rows = np.empty(len(columns[0]), PLAN_ROW)
+    for name, column in zip(PLAN_ROW.names or (), columns, strict=True):
+        rows[name] = column
+    np.save(folder / PLAN_ROWS, rows)
+    return len(rows)
+
+
+def read_plan(folder: Path) -> npt.NDArray[Any]:
+    """The rows (PLAN_ROW), shape (n,), mapped."""
+    rows: npt.NDArray[Any] = np.load(folder / PLAN_ROWS, mmap_mode="r")
+    return rows
+
+
+def write_job(folder: Path, job: Job) -> None:
+    (folder / _JOB).write_bytes(msgspec.json.encode(job))
+
+
+def read_job(folder: Path) -> Job:
+    """Raises ConfigError if the folder holds none."""
+    try:
+        return msgspec.json.decode((folder / _JOB).read_bytes(), type=Job)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigError(f"{folder} is not the folder of a run: {error}") from None
+
+
+def write_start(folder: Path, start_ns: int) -> None:
+    """Note the start; whole or not at all."""
+    draft = folder / (_START + ".tmp")
+    draft.write_bytes(msgspec.json.encode(start_ns))
+    draft.replace(folder / _START)
+
+
+def read_start(folder: Path) -> int | None:
+    """The run's start, monotonic; None before it."""
+    try:
+        return msgspec.json.decode((folder / _START).read_bytes(), type=int)
+    except FileNotFoundError:
+        return None
+
+
+class _Template(msgspec.Struct, array_like=True, omit_defaults=True):
+    """What the plan knows of a request and its record repeats."""
+
+    request_id: str
+    intended_s: float
+    planned_prompt_tokens: int
+    planned_output_tokens: int
+    num_expected_cached_tokens: int | None = None
+    session_id: str | None = None
+    turn: int | None = None
+
+    @classmethod
+    def of(cls, planned: Planned) -> _Template:
+        record = planned.unsent(planned.offset_s)
+        return cls(*(getattr(record, name) for name in cls.__struct_fields__))
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_Template)
+
+
+class Templates(Sequence[Record]):
+    """The UNSENT records of a plan in its order, intended at their offsets. Decoded as they are asked for."""
+
+    def __init__(self, data: bytes | mmap.mmap) -> None:
+        self._data = data
+        self._starts = array("Q", _starts(data))
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Record]: ...
+
+    def __getitem__(self, index: int | slice) -> Record | Sequence[Record]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        start = self._starts[index]
+        (length,) = _LENGTH.unpack_from(self._data, start - _LENGTH.size)
+        template = _decoder.decode(self._data[start : start + length])
+        values = {name: getattr(template, name) for name in template.__struct_fields__}
+        return Record(outcome=Outcome.UNSENT, **values)
+
+
+def _starts(data: bytes | mmap.mmap) -> Iterator[int]:
+    at, end = _LENGTH.size, len(data)
+    while at <= end:
+        yield at
+        at += _LENGTH.unpack_from(data, at - _LENGTH.size)[0] + _LENGTH.size
+
+
+def read_templates(folder: Path) -> Templates:
+    with (folder / TEMPLATES).open("rb") as file:
+        empty = not (folder / TEMPLATES).stat().st_size  # which cannot be mapped
+        return Templates(b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
