@@ -16,7 +16,9 @@ from prefixlab.bench.records.record import Failure, Outcome, Record
 VERSION = 1
 
 
-class Line(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
+class Line(
+    msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True, gc=False
+):
     """See the module. `counts` is left out where every arrival brought one token."""
 
     v: int = 0
