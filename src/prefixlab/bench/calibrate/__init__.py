@@ -1,0 +1,1 @@
+"""Calibration: how far this client, on this machine, can be believed."""
