@@ -1,0 +1,191 @@
+"""Settings of what is asked: which prompts, how many, how long, and how the answer is sampled.
+
+Owns the flags vLLM's and SGLang's users know for that, and what a range ratio means to each of them. Makes no
+prompt.
+
+Invariant: every number decided or refused by the flag's name; defaults live only here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from prefixlab.core.config import did_you_mean, setting
+from prefixlab.core.errors import ConfigError
+
+DATASETS = ("random", "custom")
+LATER_DATASETS = (
+    *("sharegpt", "burstgpt", "random-mm", "random-rerank", "hf", "custom_audio", "custom_image"),
+    *("prefix_repetition", "spec_bench", "speed_bench", "timed_trace", "agentic-trace", "openai"),
+    *("generated-shared-prefix", "mmmu", "image", "mooncake", "longbench_v2", "speed-bench"),
+)
+"""Names vLLM's and SGLang's users know, of data sets that are not here yet."""
+DATASET_ALIASES = {"random-ids": "random"}
+"""SGLang's name for random token ids, which is what `random` is here."""
+DEFAULT_NUM_PROMPTS = 1000
+FROM_FILE = -1
+
+
+@dataclass(frozen=True, slots=True)
+class LengthRange:
+    """Lengths drawn evenly from `low … high`, both included."""
+
+    low: int
+    high: int
+
+    def __str__(self) -> str:
+        return f"{self.low:,}" if self.low == self.high else f"{self.low:,} … {self.high:,}"
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """Which prompts."""
+
+    dataset_name: str = setting(
+        "random", "random: made-up tokens; custom: prompts from --dataset-path", metavar="random|custom"
+    )
+    dataset_path: str | None = setting(
+        None,
+        'custom: JSON lines with "prompt" (and "output_tokens"), or with OpenAI\'s "messages"',
+        metavar="FILE",
+    )
+    num_prompts: int | None = setting(
+        None,
+        f"requests to send (default: {DEFAULT_NUM_PROMPTS}; with --duration, --stage or --schedule as many "
+        "as arrive; custom: the rows of the file)",
+    )
+    seed: int = setting(42, "seed of prompts, lengths and arrivals")
+    random_input_len: int = setting(
+        1024,
+        "tokens of each random prompt, not counting --random-prefix-len",
+        aliases=("--input-len", "--isl", "--random-input"),
+    )
+    random_output_len: int = setting(
+        128,
+        "output tokens of each request with a random prompt",
+        aliases=("--output-len", "--osl", "--random-output"),
+    )
+    random_range_ratio: str | None = setting(
+        None,
+        "spread of lengths (default: none): R draws from [len·(1-R), len·(1+R)] as vLLM's client does; with "
+        '--backend sglang from [len·R, len] as SGLang\'s does; also {"input": R, "output": R}',
+        metavar="R",
+    )
+    random_prefix_len: int = setting(0, "tokens at the start of every random prompt, the same in all")
+    custom_output_len: int = setting(
+        FROM_FILE, f"custom: output tokens of each request ({FROM_FILE}: each row's own output_tokens)"
+    )
+    oversample: bool | None = setting(
+        None, "custom: repeat rows where the file has fewer than --num-prompts; --no-oversample sends fewer"
+    )
+    shuffle: bool = setting(True, "custom: take the rows in random order")
+    chat_template: bool = setting(
+        False, "custom: put text into the chat template of --tokenizer before it goes to an API without one"
+    )
+    prompt_form: str | None = setting(
+        None,
+        "how random prompts travel (default: ids where the API takes them)",
+        choices=("ids", "text"),
+    )
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dataset_name", DATASET_ALIASES.get(self.dataset_name, self.dataset_name))
+        name = self.dataset_name
+        if name in LATER_DATASETS:
+            raise ConfigError(f"--dataset-name {name} comes in a later version; there is {_either(DATASETS)}")
+        if name not in DATASETS:
+            known = [*DATASETS, *LATER_DATASETS]
+            raise ConfigError(
+                f"--dataset-name {name}: there is {_either(DATASETS)}{did_you_mean(name, known)}"
+            )
+        if name == "custom" and self.dataset_path is None:
+            raise ConfigError("--dataset-name custom reads its prompts from a file: give --dataset-path")
+        if name == "random" and self.dataset_path is not None:
+            raise ConfigError("--dataset-path is for --dataset-name custom; random prompts are made up here")
+        for field, least in (
+            ("num_prompts", 1),
+            ("seed", 0),
+            ("random_input_len", 1),
+            ("random_output_len", 1),
+            ("random_prefix_len", 0),
+        ):
+            value = getattr(self, field)
+            if value is not None and value < least:
+                raise ConfigError(f"--{field.replace('_', '-')} must be at least {least}, not {value}")
+        if self.custom_output_len < 1 and self.custom_output_len != FROM_FILE:
+            raise ConfigError(
+                f"--custom-output-len must be at least 1, or {FROM_FILE} for each row's own, not "
+                f"{self.custom_output_len}"
+            )
+        self.ratios()
+
+    def ratios(self) -> tuple[float, float] | None:
+        """Of input and output; None where lengths are fixed."""
+        if self.random_range_ratio is None:
+            return None
+        text = self.random_range_ratio
+        try:
+            given: Any = msgspec.json.decode(text)
+            both = (given["input"], given["output"]) if isinstance(given, dict) else (given, given)
+            ratios = float(both[0]), float(both[1])
+            known = not isinstance(given, dict) or set(given) == {"input", "output"}
+        except (msgspec.DecodeError, KeyError, TypeError, ValueError):
+            known = False
+        if not known:
+            raise ConfigError(
+                f'--random-range-ratio takes a number or {{"input": R, "output": R}}, not {text!r}'
+            )
+        if not all(0 <= ratio <= 1 for ratio in ratios):
+            raise ConfigError(f"--random-range-ratio must lie in [0, 1], not {text}")
+        return ratios
+
+    def lengths(self, *, as_sglang: bool) -> tuple[LengthRange, LengthRange]:
+        """Of the random part of a prompt, and of outputs."""
+        ratios = self.ratios()
+        lens = (self.random_input_len, self.random_output_len)
+        if ratios is None:
+            return LengthRange(lens[0], lens[0]), LengthRange(lens[1], lens[1])
+        low, high = (
+            length_range(length, ratio, as_sglang) for length, ratio in zip(lens, ratios, strict=True)
+        )
+        return low, high
+
+
+def length_range(length: int, ratio: float, as_sglang: bool) -> LengthRange:
+    """What a range ratio means to users of vLLM's client (both ways), or of SGLang's (downwards only)."""
+    if as_sglang:
+        return LengthRange(max(1, int(length * ratio)), length)
+    return LengthRange(max(1, math.floor(length * (1 - ratio))), math.ceil(length * (1 + ratio)))
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How answers are sampled. What is not given is left to the server, the temperature apart."""
+
+    temperature: float = setting(0.0, "sampling temperature")
+    top_p: float | None = setting(None, "nucleus sampling")
+    top_k: int | None = setting(None, "sample from so many of the likeliest tokens")
+    min_p: float | None = setting(None, "sample from tokens at least so likely, relative to the likeliest")
+    frequency_penalty: float | None = setting(None, "penalty on tokens by how often they came")
+    presence_penalty: float | None = setting(None, "penalty on tokens that came")
+    repetition_penalty: float | None = setting(None, "factor against tokens that came")
+    logprobs: int | None = setting(None, "ask for the log probabilities of so many tokens at each place")
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ConfigError(f"--temperature must not be negative, not {self.temperature}")
+        if self.logprobs is not None and self.logprobs < 0:
+            raise ConfigError(f"--logprobs must not be negative, not {self.logprobs}")
+
+    def given(self) -> dict[str, Any]:
+        """The sampling parameters given besides temperature and logprobs, under the names of every API."""
+        names = ("top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+def _either(names: tuple[str, ...]) -> str:
+    return " and ".join(names)
