@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,3 +64,25 @@ def test_a_histogram_survives_json(values: list[float]) -> None:
     histogram.extend(values)
     again = Histogram.from_state(json.loads(json.dumps(histogram.to_state())))
     assert vars(again) == vars(histogram)
+
+
+@given(st.lists(st.floats(0, 1e6), max_size=50))
+def test_adding_many_at_once_equals_adding_them_one_by_one(values: list[float]) -> None:
+    together, singly = Histogram(), Histogram()
+    together.extend(np.array(values))
+    for value in values:
+        singly.record(value)
+    assert together.count == singly.count
+    assert together.total == pytest.approx(singly.total)
+    assert (together.minimum, together.maximum) == (singly.minimum, singly.maximum)
+    if values:
+        quantiles = [q / 10 for q in range(11)]
+        expected = [singly.quantile(q) for q in quantiles]
+        # A value on the edge of two buckets may fall into either, by the last bit of a logarithm.
+        assert [together.quantile(q) for q in quantiles] == pytest.approx(expected, rel=0.011)
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+def test_many_at_once_are_checked_too(value: float) -> None:
+    with pytest.raises(ValueError, match="finite values"):
+        Histogram().extend([1.0, value])

@@ -14,6 +14,9 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 
 class Histogram:
     """Relative error `error` (default 0.5 %) for values above `floor`."""
@@ -41,9 +44,24 @@ class Histogram:
         self.minimum = min(self.minimum, value)
         self.maximum = max(self.maximum, value)
 
-    def extend(self, values: Iterable[float]) -> None:
-        for value in values:
-            self.record(value)
+    def extend(self, values: Iterable[float] | npt.NDArray[np.float64]) -> None:
+        """Add all of `values`; an array costs a few nanoseconds a value. Raises ValueError as `record` does."""
+        array = values if isinstance(values, np.ndarray) else np.fromiter(values, np.float64)
+        if not len(array):
+            return
+        wrong = ~(np.isfinite(array) & (array >= 0))
+        if wrong.any():
+            raise ValueError(f"a histogram takes finite values of at least 0, not {array[wrong][0]}")
+        above = array[array > self.floor]
+        indices = np.ceil(np.log(above / self.floor) / self._log_gamma).astype(np.int64)
+        for index, times in zip(*np.unique(indices, return_counts=True), strict=True):
+            self._buckets[int(index)] += int(times)
+        if len(above) < len(array):
+            self._buckets[None] += len(array) - len(above)
+        self.count += len(array)
+        self.total += float(array.sum())
+        self.minimum = min(self.minimum, float(array.min()))
+        self.maximum = max(self.maximum, float(array.max()))
 
     def merge(self, other: Histogram) -> None:
         """Add everything `other` holds. Raises ValueError if its buckets differ from ours."""
