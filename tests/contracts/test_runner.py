@@ -1,4 +1,4 @@
-"""What every Runner promises (core/seams.py), on the fake of the tests and on torch, plain and deterministic.
+"""What every Runner promises (core/seams.py): torch (plain and deterministic), simulated, and a fake.
 
 Implementations differ in which tokens they make. All of them make a token from the tokens before it alone,
 read back through the page table: the same however the work was cut up and whoever shared the pages.
@@ -13,9 +13,12 @@ import pytest
 import torch
 
 from prefixlab.core.batch import StepResult
+from prefixlab.core.clock import VirtualClock
 from prefixlab.core.errors import EngineError
 from prefixlab.core.request import Request
 from prefixlab.core.seams import Runner
+from prefixlab.core.step_time.model import LinearStepTime
+from prefixlab.simulator.runner import SimulatedRunner
 from tests.engine.harness import Table, make_request, make_runner, random_tokens
 from tests.fakes import FakeRunner
 
@@ -26,8 +29,15 @@ def make_torch(deterministic: bool, dtype: torch.dtype) -> Runner:
     return make_runner(dtype=dtype, num_pages=NUM_PAGES, page_size=PAGE_SIZE, deterministic=deterministic)
 
 
+def make_simulated() -> Runner:
+    step_time = LinearStepTime(fixed_s=1.0, prefill_token_s=0.1)
+    sizes = {"num_pages": NUM_PAGES, "page_size": PAGE_SIZE, "vocab_size": VOCAB_SIZE}
+    return SimulatedRunner(step_time, VirtualClock(), first_token_id=200, **sizes)
+
+
 RUNNERS: dict[str, Callable[[], Runner]] = {
     "fake": lambda: FakeRunner(num_pages=NUM_PAGES, page_size=PAGE_SIZE, vocab_size=VOCAB_SIZE),
+    "simulated": make_simulated,
     "torch": lambda: make_torch(False, torch.float32),
     "torch-deterministic": lambda: make_torch(True, torch.float32),
     "torch-deterministic-bfloat16": lambda: make_torch(True, torch.bfloat16),

@@ -19,11 +19,24 @@ class Clock(Protocol):
         ...
 
 
+class WaitingClock(Clock, Protocol):
+    """A clock that can also bring a moment about: by letting time pass, or by moving it on."""
+
+    def wait_until(self, time_s: float) -> None:
+        """Return when `now()` has reached `time_s`; at once if it has already."""
+        ...
+
+
 class MonotonicClock:
     """The machine's monotonic clock."""
 
     def now(self) -> float:
         return time.monotonic()
+
+    def wait_until(self, time_s: float) -> None:
+        """Sleeps, so it is about 0.1 ms late; spinning would take the interpreter from other threads."""
+        while (left_s := time_s - time.monotonic()) > 0:
+            time.sleep(left_s)
 
 
 class VirtualClock:
@@ -44,6 +57,9 @@ class VirtualClock:
     def advance_to(self, time_s: float) -> None:
         """Move forward to `time_s`. Raises ConfigError if that lies in the past."""
         self.advance(time_s - self._now_s)
+
+    def wait_until(self, time_s: float) -> None:
+        self._now_s = max(self._now_s, time_s)
 
 
 def wall_time_s() -> float:

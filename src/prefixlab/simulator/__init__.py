@@ -1,0 +1,1 @@
+"""Imagined machines: the same scheduler and cache over a runner whose steps only take time."""
