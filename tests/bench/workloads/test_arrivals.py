@@ -198,5 +198,5 @@ def test_a_line_of_a_schedule_that_cannot_be_used_is_named(tmp_path: Path, text:
 
 
 def test_a_schedule_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--schedule .*missing cannot be read"):
+    with pytest.raises(ConfigError, match=r"--schedule .*missing cannot be read"):
         read_schedule(tmp_path / "missing")

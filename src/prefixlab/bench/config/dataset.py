@@ -27,6 +27,7 @@ LATER_DATASETS = (
 DATASET_ALIASES = {"random-ids": "random"}
 """SGLang's name for random token ids, which is what `random` is here."""
 DEFAULT_NUM_PROMPTS = 1000
+DEFAULT_CUSTOM_OUTPUT_LEN = 256
 FROM_FILE = -1
 
 
@@ -76,8 +77,10 @@ class DatasetConfig:
         metavar="R",
     )
     random_prefix_len: int = setting(0, "tokens at the start of every random prompt, the same in all")
-    custom_output_len: int = setting(
-        FROM_FILE, f"custom: output tokens of each request ({FROM_FILE}: each row's own output_tokens)"
+    custom_output_len: int | None = setting(
+        None,
+        f"custom: output tokens of each request; {FROM_FILE}: each row's own output_tokens (default: its "
+        f"own, {DEFAULT_CUSTOM_OUTPUT_LEN} where a row has none)",
     )
     oversample: bool | None = setting(
         None, "custom: repeat rows where the file has fewer than --num-prompts; --no-oversample sends fewer"
@@ -116,7 +119,9 @@ class DatasetConfig:
             value = getattr(self, field)
             if value is not None and value < least:
                 raise ConfigError(f"--{field.replace('_', '-')} must be at least {least}, not {value}")
-        if self.custom_output_len < 1 and self.custom_output_len != FROM_FILE:
+        if self.custom_output_len is not None and not (
+            self.custom_output_len >= 1 or self.custom_output_len == FROM_FILE
+        ):
             raise ConfigError(
                 f"--custom-output-len must be at least 1, or {FROM_FILE} for each row's own, not "
                 f"{self.custom_output_len}"
