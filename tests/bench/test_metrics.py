@@ -5,13 +5,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefixlab.bench.metrics.summary import Distribution, as_result_keys, itl, summarise
-from prefixlab.bench.records.record import Outcome, Record
+from prefixlab.bench.metrics.distribution import Distribution
+from prefixlab.bench.metrics.latencies import itl_s
+from prefixlab.bench.metrics.summary import as_result_keys, summarise
+from prefixlab.bench.records.table import RecordTable
+from prefixlab.bench.records.record import Failure, Outcome, Record
 from tests.bench.helpers import ok_record
 
 
 def failed(request_id: str) -> Record:
-    return Record(request_id, Outcome.FAILED, intended_s=0.0, sent_s=0.0, last_s=0.5, error="HTTP 503")
+    return Record(
+        request_id,
+        Outcome.FAILED,
+        intended_s=0.0,
+        sent_s=0.0,
+        last_s=0.5,
+        error="HTTP 503",
+        failure=Failure.HTTP_STATUS,
+    )
 
 
 def test_the_formulas_on_two_requests_worked_out_by_hand() -> None:
@@ -36,7 +47,8 @@ def test_the_formulas_on_two_requests_worked_out_by_hand() -> None:
 
 def test_itl_divides_a_gap_among_the_tokens_it_brought() -> None:
     record = ok_record(arrivals_s=[1.0, 1.3, 1.4], counts=[2, 3, 1])
-    assert itl(record) == pytest.approx([0.1, 0.1, 0.1, 0.1])
+    table = RecordTable.of([record])
+    assert itl_s(table, table.ok) == pytest.approx([0.1, 0.1, 0.1, 0.1])
     assert summarise([record], 1).tpot_s.mean == pytest.approx(0.4 / 5)
 
 

@@ -1,6 +1,7 @@
-"""Pure folds over records: latencies, throughput, concurrency, counts. The formulas are in docs/measuring.md.
+"""What a run amounts to: a pure fold over records. The formulas are in docs/measuring.md.
 
-Owns every number a report shows. Reads no clock and no socket; the same records give the same numbers.
+Owns the fold that every report starts from. Reads no clock and no socket; the same records give the same
+numbers.
 
 Invariants: planned = ok + failed + cancelled + unsent; percentiles are pooled over requests (or tokens),
 never averaged over repeats; a value that was not measured is None, never 0.
@@ -9,42 +10,17 @@ never averaged over repeats; a value that was not measured is None, never 0.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from prefixlab.bench.records.record import Outcome, Record, check_complete
-
-QUANTILES = {"median": 50, "p90": 90, "p95": 95, "p99": 99}
-
-FloatArray = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Distribution:
-    """A pool of values in seconds, summarised. All None where the pool is empty.
-
-    Percentiles interpolate linearly between the two nearest of the sorted values (NumPy's default, type 7 of
-    Hyndman and Fan), which is what vLLM's and SGLang's clients do; std is the population's.
-    """
-
-    count: int
-    mean: float | None
-    std: float | None
-    median: float | None
-    p90: float | None
-    p95: float | None
-    p99: float | None
-
-    @classmethod
-    def of(cls, values: Sequence[float] | FloatArray) -> Distribution:
-        pool = np.asarray(values, dtype=np.float64)
-        if not len(pool):
-            return cls(0, None, None, None, None, None, None)
-        quantiles = (float(value) for value in np.percentile(pool, list(QUANTILES.values())))
-        return cls(len(pool), float(pool.mean()), float(pool.std()), *quantiles)
+from prefixlab.bench.metrics import latencies, windows
+from prefixlab.bench.metrics.distribution import Distribution, FloatArray
+from prefixlab.bench.metrics.goodput import Goodput, Objectives, goodput
+from prefixlab.bench.metrics.windows import SteadyState
+from prefixlab.bench.records.record import Outcome, Record
+from prefixlab.bench.records.table import OUTCOMES, RecordTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +32,28 @@ class Metrics:
     failed: int
     cancelled: int
     unsent: int
+    failures: Mapping[str, int]
+    """Failed requests by what they ran into, most frequent first."""
+    num_retries: int
 
     duration_s: float
-    """From the first intended start to the end of the last stream."""
+    """From the first intended start to the end of the last stream, summed over segments."""
+    num_segments: int
     num_input_tokens: int
     num_output_tokens: int
+    num_reasoning_tokens: int | None
+    """Of the output tokens; None where no answer told."""
     request_throughput: float | None
     input_throughput: float | None
     output_throughput: float | None
     total_throughput: float | None
     concurrency: float | None
     """Σ E2E / duration: requests in flight on average."""
+    peak_concurrency: int
+    peak_output_throughput: float | None
+    """Most output tokens within one second."""
+    steady: SteadyState | None
+    goodput: Goodput | None
 
     ttft_s: Distribution
     tpot_s: Distribution
@@ -74,29 +61,52 @@ class Metrics:
     e2e_s: Distribution
     ttft_from_intent_s: Distribution
     e2e_from_intent_s: Distribution
+    content_ttft_s: Distribution
+    """To the first token that is not reasoning."""
+    connect_s: Distribution
+    """Opening a connection, of the requests for which one was opened, whatever became of them."""
     send_lag_s: Distribution
-    """Sent minus intended: how late this client was, waiting for a connection included."""
+    """Sent minus intended: waiting for a slot and a connection included."""
 
 
-def summarise(records: Sequence[Record], planned: int, duration_s: float | None = None) -> Metrics:
+def summarise(
+    records: Sequence[Record] | RecordTable,
+    planned: int,
+    duration_s: float | None = None,
+    *,
+    open_loop: bool = False,
+    percentiles: Iterable[float] = (),
+    objectives: Objectives | None = None,
+) -> Metrics:
     """Fold `records` into numbers. AssertionError unless they account for all `planned` requests.
 
-    `duration_s` is for records pooled over repeats: the sum of the repeats' durations, not the time from the
-    first to the last, in which other things were measured.
+    Args:
+        duration_s: of records pooled over repeats: the sum of the repeats' durations, not the time from the
+            first to the last, in which other things were measured.
+        open_loop: how requests were paced; decides what is steady, and from when goodput counts.
+        percentiles: in percent, beside those always taken.
+        objectives: what a good request meets.
     """
-    check_complete(records, planned)
-    outcomes = Counter(record.outcome for record in records)
-    ok = [record for record in records if record.outcome is Outcome.OK]
-    timed = [record for record in ok if record.arrivals_s]
-    ends = [record.last_s for record in records if record.last_s is not None]
+    table = records if isinstance(records, RecordTable) else RecordTable.of(records)
+    assert len(table) == planned, f"{planned} requests planned, {len(table)} recorded"
+    assert len(set(table.request_id)) == planned, "a request was recorded twice"
+    asked = tuple(percentiles)
+    ok = table.ok
+    timed = ok & (table.num_arrivals > 0)
+    outcomes = dict(zip(OUTCOMES, np.bincount(table.outcome, minlength=len(OUTCOMES)).tolist(), strict=True))
     if duration_s is None:
-        duration_s = max(ends) - min(record.intended_s for record in records) if ends else 0.0
-    e2e_s = [value for record in timed if (value := e2e(record)) is not None]
-    num_input = sum(record.prompt_tokens for record in ok)
-    num_output = sum(record.num_output_tokens for record in ok)
+        duration_s = windows.duration_s(table)
+    e2e_s = latencies.e2e_s(table)[timed]
+    reasoning = table.num_reasoning_tokens[ok]
+    told = reasoning >= 0
+    num_input = int(table.prompt_tokens[ok].sum())
+    num_output = int(table.num_output_tokens[ok].sum())
 
     def rate(amount: float) -> float | None:
         return amount / duration_s if duration_s else None
+
+    def pool(values: FloatArray) -> Distribution:
+        return Distribution.of(values, asked, scratch=True)
 
     return Metrics(
         planned=planned,
@@ -104,54 +114,39 @@ def summarise(records: Sequence[Record], planned: int, duration_s: float | None 
         failed=outcomes[Outcome.FAILED],
         cancelled=outcomes[Outcome.CANCELLED],
         unsent=outcomes[Outcome.UNSENT],
+        failures=_failures(table),
+        num_retries=int(table.num_retries.sum()),
         duration_s=duration_s,
+        num_segments=len(np.unique(table.segment)),
         num_input_tokens=num_input,
         num_output_tokens=num_output,
-        request_throughput=rate(len(ok)),
+        num_reasoning_tokens=int(reasoning[told].sum()) if told.any() else None,
+        request_throughput=rate(outcomes[Outcome.OK]),
         input_throughput=rate(num_input),
         output_throughput=rate(num_output),
         total_throughput=rate(num_input + num_output),
-        concurrency=rate(sum(e2e_s)),
-        ttft_s=Distribution.of(_known(ttft(record) for record in timed)),
-        tpot_s=Distribution.of(_known(tpot(record) for record in timed)),
-        itl_s=Distribution.of(np.concatenate([itl(record) for record in timed] or [np.empty(0)])),
-        e2e_s=Distribution.of(e2e_s),
-        ttft_from_intent_s=Distribution.of([record.arrivals_s[0] - record.intended_s for record in timed]),
-        e2e_from_intent_s=Distribution.of([record.arrivals_s[-1] - record.intended_s for record in timed]),
-        send_lag_s=Distribution.of([r.sent_s - r.intended_s for r in records if r.sent_s is not None]),
+        concurrency=rate(float(e2e_s.sum())),
+        peak_concurrency=windows.peak_concurrency(table),
+        peak_output_throughput=windows.busiest_second(table),
+        steady=windows.steady_state(table, windows.steady_windows(table, open_loop=open_loop)),
+        goodput=None
+        if objectives is None
+        else goodput(table, objectives, duration_s=duration_s, open_loop=open_loop),
+        ttft_s=pool(latencies.ttft_s(table)[timed]),
+        tpot_s=pool(latencies.tpot_s(table)[timed]),
+        itl_s=pool(latencies.itl_s(table, timed)),
+        e2e_s=pool(e2e_s),
+        ttft_from_intent_s=pool(latencies.ttft_from_intent_s(table)[timed]),
+        e2e_from_intent_s=pool(latencies.e2e_from_intent_s(table)[timed]),
+        content_ttft_s=pool(latencies.content_ttft_s(table)[timed]),
+        connect_s=pool(latencies.connect_s(table)),
+        send_lag_s=pool(latencies.send_lag_s(table)),
     )
 
 
-def ttft(record: Record) -> float | None:
-    """Time to first token: first arrival − sent. Opening a connection is before `sent`, so never inside."""
-    if record.sent_s is None or not record.arrivals_s:
-        return None
-    return record.arrivals_s[0] - record.sent_s
-
-
-def e2e(record: Record) -> float | None:
-    """End to end: last token's arrival − sent."""
-    if record.sent_s is None or not record.arrivals_s:
-        return None
-    return record.arrivals_s[-1] - record.sent_s
-
-
-def tpot(record: Record) -> float | None:
-    """Time per output token after the first: (E2E − TTFT) / (output tokens − 1). None for a single token."""
-    if record.num_output_tokens < 2:
-        return None
-    return (record.arrivals_s[-1] - record.arrivals_s[0]) / (record.num_output_tokens - 1)
-
-
-def itl(record: Record) -> FloatArray:
-    """Inter-token latencies: the gap before each later chunk, shared among the tokens it brought."""
-    gaps = np.diff(np.asarray(record.arrivals_s, dtype=np.float64))
-    counts = np.asarray(record.arrival_counts[1:], dtype=np.int64)
-    return np.repeat(gaps / counts, counts) if len(gaps) else np.empty(0)
-
-
-def _known(values: Iterable[float | None]) -> list[float]:
-    return [value for value in values if value is not None]
+def _failures(table: RecordTable) -> dict[str, int]:
+    kinds = Counter(kind for kind in table.failure.to_list() if kind is not None)
+    return dict(kinds.most_common())
 
 
 # Spellings that vLLM's and SGLang's readers know. One measured quantity, every name it is known by.
@@ -168,6 +163,10 @@ _SCALARS: dict[str, tuple[str, ...]] = {
     "output_throughput": ("output_throughput",),
     "total_throughput": ("total_throughput", "total_token_throughput"),
     "concurrency": ("concurrency",),
+    "peak_concurrency": ("max_concurrent_requests",),
+    "peak_output_throughput": ("max_output_tokens_per_s",),
+    "num_reasoning_tokens": ("total_reasoning_tokens",),
+    "num_retries": ("retries",),
 }
 _LATENCIES: dict[str, tuple[str, ...]] = {
     "ttft_s": ("ttft",),
@@ -175,9 +174,12 @@ _LATENCIES: dict[str, tuple[str, ...]] = {
     "itl_s": ("itl",),
     "e2e_s": ("e2e_latency", "e2el"),
     "ttft_from_intent_s": ("ttft_from_intent",),
-    "e2e_from_intent_s": ("e2e_latency_from_intent",),
+    "e2e_from_intent_s": ("e2e_latency_from_intent", "e2el_from_intent"),
+    "content_ttft_s": ("content_ttft",),
+    "connect_s": ("connect",),
     "send_lag_s": ("send_lag",),
 }
+_STATISTICS = ("mean", "median", "std", "min", "max")
 
 
 def as_result_keys(metrics: Metrics) -> dict[str, float | int | None]:
@@ -185,10 +187,17 @@ def as_result_keys(metrics: Metrics) -> dict[str, float | int | None]:
     flat: dict[str, float | int | None] = {}
     for field, names in _SCALARS.items():
         flat.update(dict.fromkeys(names, getattr(metrics, field)))
+    asked = sorted({percent for field in _LATENCIES for percent in getattr(metrics, field).percentiles})
     for field, names in _LATENCIES.items():
         distribution: Distribution = getattr(metrics, field)
-        for statistic in ("mean", *QUANTILES, "std"):
-            seconds = getattr(distribution, statistic)
+        values = {statistic: getattr(distribution, statistic) for statistic in _STATISTICS}
+        values |= {percentile_name(percent): distribution.at(percent) for percent in asked}
+        for statistic, seconds in values.items():
             value = None if seconds is None else seconds * 1e3
             flat.update({f"{statistic}_{name}_ms": value for name in names})
     return flat
+
+
+def percentile_name(percent: float) -> str:
+    """`p99`, `p99.9`: as vLLM writes it."""
+    return f"p{percent:g}"

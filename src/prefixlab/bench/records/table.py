@@ -10,7 +10,7 @@ Invariant: `RecordTable.of(records).to_records() == records`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import compress, pairwise
 from pathlib import Path
@@ -171,6 +171,15 @@ class RecordTable:
             if field.name not in columns:
                 columns[field.name] = np.concatenate([getattr(table, field.name) for table in tables])
         return cls(**columns)
+
+    @classmethod
+    def pool(cls, tables: Sequence[RecordTable]) -> RecordTable:
+        """All rows of several runs (repeats, say), whose times do not compare: their segments stay apart."""
+        apart, before = [], 0
+        for table in tables:
+            apart.append(replace(table, segment=table.segment + before))
+            before += int(table.segment.max(initial=0)) + 1
+        return cls.concat(apart)
 
     def select(self, rows: BoolArray) -> RecordTable:
         """The rows where `rows`, shape (n,), is true, in their order."""

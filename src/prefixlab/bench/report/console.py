@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prefixlab.bench.metrics.summary import Distribution, Metrics
+from prefixlab.bench.metrics.distribution import Distribution
+from prefixlab.bench.metrics.summary import Metrics
 from prefixlab.bench.verdict import CacheCheck
 
 WIDTH = 50

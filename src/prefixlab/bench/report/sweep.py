@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from prefixlab.bench.metrics.summary import Metrics, summarise
+from prefixlab.bench.records.table import RecordTable
 from prefixlab.bench.runs.warm_cache import PointRun
 from prefixlab.bench.verdict import CacheCheck, Verdict, check_cache
 from prefixlab.bench.workloads.warm_cache import PointShape
@@ -47,8 +48,8 @@ def pool_points(runs: Sequence[PointRun]) -> list[PooledPoint]:
     for pct in sorted({run.shape.pct for run in runs}):
         same = tuple(run for run in runs if run.shape.pct == pct)
         records = [record for run in same for record in run.records]
-        metrics = summarise(records, len(records), duration_s=sum(run.metrics.duration_s for run in same))
-        points.append(PooledPoint(same[0].shape, same, metrics, check_cache(records)))
+        table = RecordTable.pool([RecordTable.of(run.records) for run in same])
+        points.append(PooledPoint(same[0].shape, same, summarise(table, len(table)), check_cache(records)))
     return points
 
 

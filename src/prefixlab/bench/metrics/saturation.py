@@ -1,0 +1,106 @@
+"""Did the target keep up with the arrivals? A pure function of when requests were due and when they ended.
+
+Owns the rule. In open loop, over the arrivals of the last two thirds of the schedule (the first third fills
+the pipe), a run is *saturated* when both hold:
+
+- completions fall behind: over that stretch fewer requests end than arrive, by more than 5 % of the arrivals
+  and by more than chance makes of independent arrivals (2 √arrivals);
+- waiting grows with it: E2E from intent, mean over the last third of the arrivals, exceeds the first third's
+  by at least half of the time it takes that backlog to arrive. (A long answer alone makes completions late,
+  and does not make them later and later.)
+
+A cap on requests in flight on the client's side changes nothing: who waits for a slot has arrived.
+
+Invariant: in closed loop there is no verdict, since a slow target is asked more slowly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from prefixlab.bench.metrics.windows import each_segment
+from prefixlab.bench.records.record import Outcome
+from prefixlab.bench.records.table import CODE, RecordTable
+
+FloatArray = npt.NDArray[np.float64]
+
+SHORTFALL = 0.05
+FEWEST_ARRIVALS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Saturation:
+    """What the rule saw.
+
+    Attributes:
+        offered_rate, completed_rate: requests per second, arriving and ending over the last two thirds.
+        early_e2e_s, late_e2e_s: mean E2E from intent over the first and the last third of the arrivals.
+    """
+
+    saturated: bool
+    offered_rate: float
+    completed_rate: float
+    early_e2e_s: float
+    late_e2e_s: float
+
+    def __str__(self) -> str:
+        verdict = "saturated" if self.saturated else "kept up"
+        return (
+            f"{verdict}: {self.offered_rate:.4g} req/s arrived and {self.completed_rate:.4g} ended; "
+            f"end to end from schedule went from {self.early_e2e_s:.4g} s to {self.late_e2e_s:.4g} s"
+        )
+
+
+def judge(intended_s: FloatArray, ended_s: FloatArray) -> Saturation | None:
+    """The verdict on one stretch of open loop.
+
+    Args:
+        intended_s: shape (n,), of every request whose time had come.
+        ended_s: shape (n,), the end of its stream; NaN where it was given up or never sent.
+
+    Returns: None for too few arrivals to tell.
+    """
+    if len(intended_s) < FEWEST_ARRIVALS or intended_s.min() == intended_s.max():
+        return None
+    start_s, end_s = float(intended_s.min()), float(intended_s.max())
+    third_s = (end_s - start_s) / 3
+    since_s = start_s + third_s
+    arrived = int(np.sum((intended_s > since_s) & (intended_s <= end_s)))
+    ended = int(np.sum((ended_s > since_s) & (ended_s <= end_s)))
+    waits_s = ended_s - intended_s
+    early_s = waits_s[(intended_s <= since_s) & ~np.isnan(waits_s)]
+    late_s = waits_s[(intended_s > end_s - third_s) & ~np.isnan(waits_s)]
+    if not arrived or not len(early_s):
+        return None
+    offered_rate = arrived / (2 * third_s)
+    behind = arrived - ended
+    # Where nobody of the last third ended at all, their wait is at least what is left of the run.
+    early_e2e_s = float(early_s.mean())
+    late_e2e_s = float(late_s.mean()) if len(late_s) else max(early_e2e_s, third_s)
+    return Saturation(
+        saturated=behind > max(SHORTFALL * arrived, 2 * arrived**0.5)
+        and late_e2e_s - early_e2e_s >= behind / offered_rate / 2,
+        offered_rate=offered_rate,
+        completed_rate=ended / (2 * third_s),
+        early_e2e_s=early_e2e_s,
+        late_e2e_s=late_e2e_s,
+    )
+
+
+def saturation(table: RecordTable) -> Saturation | None:
+    """The verdict on an open-loop run: on its longest segment, of requests whose time had come by its end."""
+    longest: tuple[float, Saturation | None] = (-1.0, None)
+    given_up = np.isin(table.outcome, [CODE[Outcome.CANCELLED], CODE[Outcome.UNSENT]])
+    ended_s = np.where(given_up, np.nan, table.last_s)
+    for _, rows in each_segment(table):
+        ends = table.last_s[rows & ~np.isnan(table.last_s)]
+        if not len(ends):
+            continue
+        due = rows & (table.intended_s <= ends.max())
+        length_s = float(ends.max() - table.intended_s[rows].min())
+        if length_s > longest[0]:
+            longest = (length_s, judge(table.intended_s[due], ended_s[due]))
+    return longest[1]

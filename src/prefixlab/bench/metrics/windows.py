@@ -1,0 +1,160 @@
+"""How much went on when: requests in flight, busiest second, and the stretch of a run that is steady.
+
+Owns the steady-state window. Closed loop: from when requests in flight first reach 90 % of their peak to when
+they last are there, so without the ramp and without the drain. Open loop: from the first intended start to
+the last. Tokens count by their own arrival, not by their request's.
+
+Invariants: times of different segments are never compared; no window, no figure (None, never 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from prefixlab.bench.records.table import BoolArray, RecordTable
+
+FloatArray = npt.NDArray[np.float64]
+
+PLATEAU = 0.9
+"""Share of the peak from which on a closed loop counts as full."""
+
+_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of one segment, `start_s` ≤ t < `end_s`."""
+
+    segment: int
+    start_s: float
+    end_s: float
+
+    @property
+    def duration_s(self) -> float:
+        return self.end_s - self.start_s
+
+
+@dataclass(frozen=True, slots=True)
+class SteadyState:
+    """What was done inside the windows (one per segment that has one), per second of them."""
+
+    windows: tuple[Window, ...]
+    duration_s: float
+    num_finished: int
+    request_throughput: float
+    input_throughput: float
+    output_throughput: float
+
+    @property
+    def total_throughput(self) -> float:
+        return self.input_throughput + self.output_throughput
+
+
+def each_segment(table: RecordTable) -> Iterator[tuple[int, BoolArray]]:
+    """(number, its rows) for every segment that has rows."""
+    for segment in np.unique(table.segment).tolist():
+        yield segment, table.segment == segment
+
+
+def duration_s(table: RecordTable) -> float:
+    """From the first intended start to the end of the last stream, summed over segments."""
+    total = 0.0
+    for _, rows in each_segment(table):
+        ends = table.last_s[rows & ~np.isnan(table.last_s)]
+        if len(ends):
+            total += float(ends.max() - table.intended_s[rows].min())
+    return total
+
+
+def peak_concurrency(table: RecordTable) -> int:
+    """Most requests sent and not yet ended at once, over all client processes."""
+    peaks = (in_flight(table, rows)[1].max(initial=0) for _, rows in each_segment(table))
+    return int(max(peaks, default=0))
+
+
+def in_flight(table: RecordTable, rows: BoolArray) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+    """(times, requests in flight from each on), shapes (events,). At one instant ends come before starts: in
+    closed loop the one makes room for the other."""
+    sent = rows & ~np.isnan(table.sent_s) & ~np.isnan(table.last_s)
+    num = int(sent.sum())
+    times = np.concatenate([table.last_s[sent], table.sent_s[sent]])
+    steps = np.repeat(np.array([-1, 1], dtype=np.int64), num)
+    order = np.argsort(times, kind="stable")
+    return times[order], np.cumsum(steps[order])
+
+
+def busiest_second(table: RecordTable) -> float | None:
+    """Most output tokens within one second, in seconds counted from the first request of each segment."""
+    most = None
+    for _, rows in each_segment(table):
+        rows = rows & table.ok & (table.num_arrivals > 0)
+        if not rows.any():
+            continue
+        start_s = float(table.sent_s[rows].min())
+        seconds = np.zeros(int(table.last_arrival_s[rows].max() - start_s) + 1)
+        chosen = np.repeat(rows, table.num_arrivals)
+        for at in range(0, len(chosen), _BLOCK):
+            kept = chosen[at : at + _BLOCK]
+            which = (table.arrivals_s[at : at + _BLOCK][kept] - start_s).astype(np.int64)
+            seconds += np.bincount(which, table.counts[at : at + _BLOCK][kept], minlength=len(seconds))
+        most = max(most or 0.0, float(seconds.max()))
+    return most
+
+
+def steady_windows(table: RecordTable, *, open_loop: bool) -> list[Window]:
+    """One per segment that has a steady stretch."""
+    find = _between_intents if open_loop else _on_plateau
+    return [window for segment, rows in each_segment(table) if (window := find(table, segment, rows))]
+
+
+def steady_state(table: RecordTable, windows: list[Window]) -> SteadyState | None:
+    duration = sum(window.duration_s for window in windows)
+    if not duration:
+        return None
+    finished = num_input = num_output = 0
+    for window in windows:
+        rows = table.ok & (table.segment == window.segment)
+        finished += int((rows & _inside(table.last_s, window)).sum())
+        num_input += int(table.prompt_tokens[rows & _inside(table.first_arrival_s, window)].sum())
+        num_output += int(tokens_inside(table, rows, window))
+    return SteadyState(
+        windows=tuple(windows),
+        duration_s=duration,
+        num_finished=finished,
+        request_throughput=finished / duration,
+        input_throughput=num_input / duration,
+        output_throughput=num_output / duration,
+    )
+
+
+def tokens_inside(table: RecordTable, rows: BoolArray, window: Window) -> int:
+    """Output tokens of `rows` that arrived inside `window`."""
+    arrived = _inside(table.arrivals_s, window) & np.repeat(rows, table.num_arrivals)
+    return int(np.sum(table.counts, where=arrived, dtype=np.int64))
+
+
+def _between_intents(table: RecordTable, segment: int, rows: BoolArray) -> Window | None:
+    begun = table.intended_s[rows & ~np.isnan(table.sent_s)]
+    if not len(begun) or begun.min() == begun.max():
+        return None
+    return Window(segment, float(begun.min()), float(begun.max()))
+
+
+def _on_plateau(table: RecordTable, segment: int, rows: BoolArray) -> Window | None:
+    """None where fewer requests begin after the plateau was reached than it holds: then it was all ramp."""
+    times, level = in_flight(table, rows)
+    full = np.flatnonzero(level >= PLATEAU * level.max(initial=1))
+    if not len(full):
+        return None
+    # the last event at which it is full is followed by one at which it no longer is
+    window = Window(segment, float(times[full[0]]), float(times[full[-1] + 1]))
+    num_begun = int((table.sent_s[rows] > window.start_s).sum())
+    return window if num_begun >= PLATEAU * level.max() and window.duration_s > 0 else None
+
+
+def _inside(times: FloatArray, window: Window) -> BoolArray:
+    return np.logical_and(times >= window.start_s, times < window.end_s)
