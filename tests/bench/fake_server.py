@@ -61,6 +61,7 @@ class FakeServer:
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str] = []
         self._good_left: int | None = None
+        self._failing_length = self._failing_times = 0
         self.num_flushes = 0
         self.in_flight = 0
         self.peak_in_flight = 0
@@ -68,6 +69,10 @@ class FakeServer:
     def break_after(self, num_requests: int) -> None:
         """Answer so many requests more; all others get 503."""
         self._good_left = num_requests
+
+    def fail_prompts_of(self, *, length: int, times: int) -> None:
+        """Answer the next `times` prompts of so many token ids with 503, and all others as ever."""
+        self._failing_length, self._failing_times = length, times
 
     def app(self) -> Starlette:
         return Starlette(
@@ -158,6 +163,9 @@ class FakeServer:
                 meta["finish_reason"] = {"type": "abort", "message": "no pages left"}
             return {"text": "x" * done, "meta_info": meta}
 
+        if len(token_ids) == self._failing_length and self._failing_times:
+            self._failing_times -= 1
+            return JSONResponse({"error": {"message": "queue is full"}}, 503)
         return self._stream(event, body["sampling_params"]["max_new_tokens"])
 
     async def completions(self, request: Request) -> Response:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -19,11 +18,14 @@ class Flushing:
     def __init__(self, done: bool) -> None:
         self._answer = FlushAnswer(done, "in its words")
 
-    async def facts(self) -> ServerFacts:
+    def facts(self) -> ServerFacts:
         return ServerFacts(backend="x")
 
-    async def flush(self) -> FlushAnswer:
+    def flush(self) -> FlushAnswer:
         return self._answer
+
+    def metrics_text(self) -> str | None:
+        return None
 
 
 def cold(*, flushed: bool, reported: Sequence[int | None], can_hit: bool = True) -> tuple[ColdStart, int]:
@@ -31,12 +33,12 @@ def cold(*, flushed: bool, reported: Sequence[int | None], can_hit: bool = True)
     answers = iter(reported)
     sent = 0
 
-    async def ask_cached(prompt: Prompt) -> int | None:
+    def ask_cached(prompt: Prompt) -> int | None:
         nonlocal sent
         sent += 1
         return next(answers)
 
-    result = asyncio.run(start_cold(Flushing(flushed), ask_cached, PROBE, can_hit=can_hit))
+    result = start_cold(Flushing(flushed), ask_cached, PROBE, can_hit=can_hit)
     return result, sent
 
 

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TypeVar
 
 import httpx
 import pytest
 
 from prefixlab.bench.targets import control
+from prefixlab.bench.targets.admin import open_admin
 from prefixlab.bench.targets.control import (
     FlushAnswer,
     NativeControl,
@@ -16,19 +16,15 @@ from prefixlab.bench.targets.control import (
     VllmControl,
     find_control,
 )
-from prefixlab.bench.targets.http import open_client
 from prefixlab.core.errors import TargetError
 from tests.bench.fake_server import FakeServer
 
 T = TypeVar("T")
 
 
-def ask(server: FakeServer, question: Callable[[httpx.AsyncClient], Awaitable[T]]) -> T:
-    async def talk() -> T:
-        async with open_client(server.url) as client:
-            return await question(client)
-
-    return asyncio.run(talk())
+def ask(server: FakeServer, question: Callable[[httpx.Client], T]) -> T:
+    with open_admin(server.url) as client:
+        return question(client)
 
 
 def native_facts(server: FakeServer) -> ServerFacts:
@@ -44,12 +40,9 @@ def vllm_flush(server: FakeServer) -> FlushAnswer:
 
 
 def flush_answered_with(kind: type[NativeControl | VllmControl], answer: httpx.Response) -> FlushAnswer:
-    async def flush() -> FlushAnswer:
-        transport = httpx.MockTransport(lambda request: answer)
-        async with httpx.AsyncClient(base_url="http://server", transport=transport) as client:
-            return await kind(client).flush()
-
-    return asyncio.run(flush())
+    transport = httpx.MockTransport(lambda request: answer)
+    with httpx.Client(base_url="http://server", transport=transport) as client:
+        return kind(client).flush()
 
 
 def test_a_native_server_tells_page_size_capacity_and_model(fake_server: FakeServer) -> None:

@@ -1,19 +1,17 @@
 from __future__ import annotations
 
-import asyncio
+import signal
 from typing import Any
 
 import pytest
 
 from prefixlab.bench.config.target import TargetConfig
-from prefixlab.bench.loadgen.in_process import OnRecord
-from prefixlab.bench.records.record import Record
+from prefixlab.bench.loadgen.driver import OnProgress, Progress
 from prefixlab.bench.runs.trace import TraceRun, run_trace
 from prefixlab.bench.targets.cold_start import Coldness
 from prefixlab.bench.targets.endpoint import open_endpoint
 from prefixlab.bench.verdict import Verdict
 from prefixlab.bench.workloads.trace import Trace, TraceRequest
-from prefixlab.core.clock import MonotonicClock
 from prefixlab.core.errors import ConfigError
 from prefixlab.core.text.byte_tokenizer import ByteTokenizer
 from tests.bench.fake_server import FakeServer
@@ -37,25 +35,20 @@ def replay(
     length_scale: float = 1.0,
     max_len: int | None = None,
     speedup: float = 10.0,
-    on_record: OnRecord = lambda record: None,
+    on_progress: OnProgress = lambda progress: None,
     **given: Any,
 ) -> TraceRun:
-    async def measure() -> TraceRun:
-        config = TargetConfig(base_url=server.url, **given)
-        clock = MonotonicClock()
-        async with open_endpoint(config, server.url, lambda facts: ByteTokenizer(), clock) as endpoint:
-            return await run_trace(
-                endpoint,
-                SHARING,
-                length_scale=length_scale,
-                max_len=max_len,
-                speedup=speedup,
-                seed=42,
-                on_record=on_record,
-                on_interrupt=lambda run: None,
-            )
-
-    return asyncio.run(measure())
+    config = TargetConfig(base_url=server.url, **given)
+    with open_endpoint(config, server.url, lambda facts: ByteTokenizer()) as endpoint:
+        return run_trace(
+            endpoint,
+            SHARING,
+            length_scale=length_scale,
+            max_len=max_len,
+            speedup=speedup,
+            seed=42,
+            on_progress=on_progress,
+        )
 
 
 @pytest.mark.parametrize("backend", ["sglang", "vllm", "openai"])
@@ -118,9 +111,19 @@ def test_chat_is_refused(fake_server: FakeServer) -> None:
 
 
 def test_failures_are_counted_and_named(fake_server: FakeServer) -> None:
-    def break_after_first(record: Record) -> None:
-        fake_server.behaviour.fault = "status"
+    fake_server.fail_prompts_of(length=40, times=2)
+    run = replay(fake_server, speedup=2.0)
+    assert (run.metrics.ok, run.metrics.failed, run.metrics.planned) == (2, 2, 4)
+    assert any("2 of 4 requests failed, first: HTTP 503" in note for note in run.notes)
 
-    run = replay(fake_server, on_record=break_after_first, speedup=2.0)
-    assert (run.metrics.ok, run.metrics.failed, run.metrics.planned) == (1, 3, 4)
-    assert any("3 of 4 requests failed, first: HTTP 503" in note for note in run.notes)
+
+def test_an_interrupted_replay_tells_what_had_finished(fake_server: FakeServer) -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.finished:
+            signal.raise_signal(signal.SIGINT)
+
+    # The last request is due long after the interrupt.
+    run = replay(fake_server, speedup=0.001, on_progress=interrupt)
+    assert run.interrupted
+    assert (run.metrics.ok, run.metrics.unsent) == (1, 3)
+    assert any("interrupted" in note for note in run.notes)

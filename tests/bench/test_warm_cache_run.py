@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+import signal
 from dataclasses import replace
 from typing import Any
 
@@ -9,13 +8,12 @@ import pytest
 
 from prefixlab.bench.config.target import TargetConfig
 from prefixlab.bench.config.warm_cache import REMOTE, WarmCacheOptions
-from prefixlab.bench.records.record import Record
+from prefixlab.bench.loadgen.driver import Progress
 from prefixlab.bench.runs.warm_cache import PointRun, measuring_order, run_warm_cache
 from prefixlab.bench.targets.cold_start import Coldness
 from prefixlab.bench.targets.endpoint import MakeTokenizer, open_endpoint
 from prefixlab.bench.verdict import Verdict
 from prefixlab.bench.workloads.warm_cache import PointShape
-from prefixlab.core.clock import MonotonicClock
 from prefixlab.core.errors import ConfigError, TargetError
 from prefixlab.core.text.byte_tokenizer import ByteTokenizer
 from tests.bench.fake_server import FakeServer
@@ -26,14 +24,14 @@ class Watching:
 
     def __init__(self) -> None:
         self.started: list[tuple[int, int]] = []
-        self.requests: list[Record] = []
+        self.seen: list[Progress] = []
         self.runs: list[PointRun] = []
 
     def point_started(self, shape: PointShape, repeat: int, num_requests: int) -> None:
         self.started.append((shape.pct, repeat))
 
-    def request_done(self, record: Record) -> None:
-        self.requests.append(record)
+    def progress(self, progress: Progress) -> None:
+        self.seen.append(progress)
 
     def point_done(self, run: PointRun) -> None:
         self.runs.append(run)
@@ -52,12 +50,9 @@ def sweep(
     listener: Watching | None = None,
     **target: Any,
 ) -> list[PointRun]:
-    async def measure() -> list[PointRun]:
-        config = TargetConfig(base_url=server.url, **target)
-        async with open_endpoint(config, server.url, make_tokenizer, MonotonicClock()) as endpoint:
-            return await run_warm_cache(endpoint, options, listener or Watching())
-
-    return asyncio.run(measure())
+    config = TargetConfig(base_url=server.url, **target)
+    with open_endpoint(config, server.url, make_tokenizer) as endpoint:
+        return run_warm_cache(endpoint, options, listener or Watching())
 
 
 @pytest.mark.parametrize("backend", ["prefixlab", "sglang", "vllm", "openai"])
@@ -202,22 +197,38 @@ def test_prompts_too_long_for_the_server_are_refused_before_anything_is_sent(fak
 
 
 def test_failed_requests_are_counted_named_and_not_fatal(fake_server: FakeServer) -> None:
-    def after(num_requests: int) -> Callable[[Record], None]:
-        seen: list[Record] = []
+    class FailingTwoOfTheLastPoint(Watching):
+        def point_started(self, shape: PointShape, repeat: int, num_requests: int) -> None:
+            super().point_started(shape, repeat, num_requests)
+            if shape.pct == 90:
+                fake_server.fail_prompts_of(length=120, times=2)
 
-        def on_record(record: Record) -> None:
-            seen.append(record)
-            if len(seen) == num_requests:
-                fake_server.behaviour.fault, fake_server.behaviour.num_faults = "status", 2
-
-        return on_record
-
-    listener = Watching()
-    listener.request_done = after(2)  # type: ignore[method-assign]
-    runs = sweep(fake_server, listener=listener)
-    assert sum(run.metrics.failed for run in runs) == 2
+    runs = sweep(fake_server, listener=FailingTwoOfTheLastPoint())
+    assert [run.metrics.failed for run in runs] == [0, 0, 2]
     assert all(run.metrics.planned == run.metrics.ok + run.metrics.failed == 6 for run in runs)
-    assert any("HTTP 503" in note for run in runs for note in run.notes)
+    assert any("HTTP 503" in note for note in runs[2].notes)
+    assert {r.http_status for r in runs[2].records if r.failure} == {503}
+
+
+def test_an_interrupted_point_is_handed_over_with_what_had_finished(fake_server: FakeServer) -> None:
+    class InterruptingTheSecondPoint(Watching):
+        def progress(self, progress: Progress) -> None:
+            if len(self.started) == 2 and progress.finished:
+                fake_server.behaviour.first_event_s = 0.0
+                signal.raise_signal(signal.SIGINT)
+
+        def point_started(self, shape: PointShape, repeat: int, num_requests: int) -> None:
+            super().point_started(shape, repeat, num_requests)
+            fake_server.behaviour.first_event_s = 0.3 if len(self.started) == 2 else 0.0
+
+    listener = InterruptingTheSecondPoint()
+    with pytest.raises(KeyboardInterrupt):
+        sweep(fake_server, listener=listener)
+    first, second = listener.runs
+    assert (first.interrupted, second.interrupted) == (False, True)
+    assert second.metrics.ok > 0
+    assert second.metrics.cancelled + second.metrics.unsent > 0
+    assert any("interrupted" in note for note in second.notes)
 
 
 def test_a_server_that_fails_the_trial_ends_the_run(fake_server: FakeServer) -> None:
@@ -261,7 +272,7 @@ def test_repeats_measure_the_same_prompts_in_another_order_of_points(fake_server
     assert {run.check.verdict for run in runs} == {Verdict.CONSISTENT}
     assert len({record.request_id for run in runs for record in run.records}) == 3 * 5 * 6
     assert listener.runs == runs
-    assert len(listener.requests) == 90
+    assert [seen.planned for seen in listener.seen if seen.finished == 6] == [6] * 15
 
 
 def test_the_extra_body_goes_into_every_request(fake_server: FakeServer) -> None:

@@ -1,7 +1,8 @@
 """What every benchmark verb does first: decide whom to ask, and have it running.
 
-Owns the step from flags to a URL: the embedded engine or a server that is there already, its tokenizer, and
-keys from the environment. The benchmarks themselves are in `prefixlab.bench`.
+Owns the step from flags to an endpoint: a server that is there already, the engine as a child behind HTTP, or
+the engine in this process; its tokenizer, and keys from the environment. The benchmarks themselves are in
+`prefixlab.bench`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from prefixlab.core.errors import ConfigError
 if TYPE_CHECKING:
     from prefixlab.bench.config.target import TargetConfig
     from prefixlab.bench.targets.control import ServerFacts
-    from prefixlab.bench.targets.endpoint import MakeTokenizer
+    from prefixlab.bench.targets.endpoint import Endpoint, MakeTokenizer
     from prefixlab.core.seams import Tokenizer
 
 BYTE = "byte"
@@ -41,7 +42,29 @@ def target_config(args: argparse.Namespace) -> TargetConfig:
         )
         if variable in os.environ
     }
+    headers = (given.partition("=")[0].lower() for given in getattr(args, "header", ()))
+    if "authorization" in headers:  # said on the command line, it wins over a key of the environment
+        keys.pop("PREFIXLAB_API_KEY", None)
     return resolve(TargetConfig, vars(args), keys)
+
+
+@contextmanager
+def endpoint_under_test(
+    config: TargetConfig, args: argparse.Namespace, *bench_configs: type
+) -> Iterator[Endpoint]:
+    """Yield what `config` says to measure, running and ready, for as long as the block.
+
+    Raises:
+        ConfigError: settings of the engine where there is none to set, or that contradict the server.
+        TargetError: the server cannot be reached.
+    """
+    from prefixlab.bench.targets.endpoint import open_endpoint
+
+    with (
+        server_under_test(config, args, *bench_configs) as url,
+        open_endpoint(config, url, tokenizer_maker(config)) as endpoint,
+    ):
+        yield endpoint
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from prefixlab.bench.config.target import TargetConfig
     from prefixlab.bench.config.trace import TraceConfig
     from prefixlab.bench.runs.trace import TraceRun
     from prefixlab.bench.targets.endpoint import Endpoint
@@ -39,12 +38,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    import asyncio
-
     from prefixlab.bench.config.target import TargetConfig
     from prefixlab.bench.config.trace import TraceConfig
     from prefixlab.bench.workloads.trace import fit_trace, read_trace
-    from prefixlab.cli.bench_target import check_can_write, server_under_test, target_config
+    from prefixlab.cli.bench_target import check_can_write, endpoint_under_test, target_config
     from prefixlab.core.config import resolve
 
     target = target_config(args)
@@ -56,41 +53,30 @@ def run(args: argparse.Namespace) -> int:
     if config.dry_run:
         print(describe(fitted, fitting, config.speedup))
         return 0
-    with server_under_test(target, args, TargetConfig, TraceConfig) as url:
-        endpoint, replayed = asyncio.run(measure(target, config, trace, scale, url))
+    with endpoint_under_test(target, args, TargetConfig, TraceConfig) as endpoint:
+        replayed = measure(endpoint, config, trace, scale)
     show(endpoint, replayed)
+    if replayed.interrupted:
+        raise KeyboardInterrupt
     report(endpoint, replayed, config, output)
     return 0
 
 
-async def measure(
-    target: TargetConfig, config: TraceConfig, trace: Trace, scale: float, url: str
-) -> tuple[Endpoint, TraceRun]:
+def measure(endpoint: Endpoint, config: TraceConfig, trace: Trace, scale: float) -> TraceRun:
     from prefixlab.bench.report.progress import ProgressBar
     from prefixlab.bench.runs.trace import run_trace
-    from prefixlab.bench.targets.endpoint import open_endpoint
-    from prefixlab.cli.bench_target import tokenizer_maker
-    from prefixlab.core.clock import MonotonicClock
 
-    async with open_endpoint(target, url, tokenizer_maker(target), MonotonicClock()) as endpoint:
-        with ProgressBar(len(trace.requests)) as bar:
-
-            def show_what_finished(interrupted: TraceRun) -> None:
-                bar.stop()
-                show(endpoint, interrupted)
-
-            bar.describe(trace.name)
-            replayed = await run_trace(
-                endpoint,
-                trace,
-                length_scale=scale,
-                max_len=config.max_len,
-                speedup=config.speedup,
-                seed=config.seed,
-                on_record=bar.request_done,
-                on_interrupt=show_what_finished,
-            )
-    return endpoint, replayed
+    with ProgressBar(len(trace.requests)) as bar:
+        bar.describe(trace.name)
+        return run_trace(
+            endpoint,
+            trace,
+            length_scale=scale,
+            max_len=config.max_len,
+            speedup=config.speedup,
+            seed=config.seed,
+            on_progress=bar.update,
+        )
 
 
 def show(endpoint: Endpoint, replayed: TraceRun) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from prefixlab.bench.config.target import TargetConfig
     from prefixlab.bench.config.warm_cache import WarmCacheOptions
-    from prefixlab.bench.records.record import Record
+    from prefixlab.bench.loadgen.driver import Progress
     from prefixlab.bench.report.progress import ProgressBar
     from prefixlab.bench.report.sweep import PooledPoint
     from prefixlab.bench.runs.warm_cache import PointRun
@@ -42,13 +42,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    import asyncio
-
     from prefixlab.bench.config.target import TargetConfig
     from prefixlab.bench.config.warm_cache import WarmCacheConfig
     from prefixlab.bench.report.warm_cache import plan_text
     from prefixlab.cache.config import CacheConfig
-    from prefixlab.cli.bench_target import check_can_write, server_under_test, target_config
+    from prefixlab.cli.bench_target import check_can_write, endpoint_under_test, target_config
     from prefixlab.core.config import resolve
 
     target = target_config(args)
@@ -62,8 +60,8 @@ def run(args: argparse.Namespace) -> int:
         page_size = resolve(CacheConfig, vars(args)).page_size if target.is_embedded else target.page_size
         print(plan_text(options, page_size))
         return 0
-    with server_under_test(target, args, TargetConfig, WarmCacheConfig) as url:
-        points = asyncio.run(measure(target, options, url, outputs))
+    with endpoint_under_test(target, args, TargetConfig, WarmCacheConfig) as endpoint:
+        points = measure(endpoint, options, outputs, place_of(target))
     judge(points, strict=config.strict)
     return 0
 
@@ -76,32 +74,26 @@ class Outputs:
     plot: Path | None
 
 
-async def measure(
-    target: TargetConfig, options: WarmCacheOptions, url: str, outputs: Outputs
-) -> list[PooledPoint]:
+def measure(endpoint: Endpoint, options: WarmCacheOptions, outputs: Outputs, place: str) -> list[PooledPoint]:
     """Measure and show; what was measured is shown also on the way out with an error, or interrupted."""
     from prefixlab.bench.report.progress import ProgressBar
     from prefixlab.bench.report.sweep import pool_points
     from prefixlab.bench.runs.warm_cache import run_warm_cache
-    from prefixlab.bench.targets.endpoint import open_endpoint
-    from prefixlab.cli.bench_target import tokenizer_maker
-    from prefixlab.core.clock import MonotonicClock
 
     num_runs = options.repeats * len(options.pcts)
-    async with open_endpoint(target, url, tokenizer_maker(target), MonotonicClock()) as endpoint:
-        with ProgressBar(num_runs * options.num_prompts) as bar:
-            watcher = Watcher(endpoint, options, outputs.lines, bar)
-            try:
-                await run_warm_cache(endpoint, options, watcher)
-            finally:
-                bar.stop()
-                points = pool_points(watcher.runs)
-                if points:
-                    show(endpoint, options, points, outputs.plot, place_of(target))
-                if 0 < len(watcher.runs) < num_runs:
-                    bar.say(
-                        f"ended early: {len(watcher.runs)} of {num_runs} points and repeats were measured"
-                    )
+    with ProgressBar(num_runs * options.num_prompts) as bar:
+        watcher = Watcher(endpoint, options, outputs.lines, bar)
+        bar.describe("trial request")
+        try:
+            run_warm_cache(endpoint, options, watcher)
+        finally:
+            bar.stop()
+            points = pool_points(watcher.runs)
+            if points:
+                show(endpoint, options, points, outputs.plot, place)
+            whole = sum(not run.interrupted for run in watcher.runs)
+            if watcher.runs and whole < num_runs:
+                bar.say(f"ended early: {whole} of {num_runs} points and repeats were measured")
     return points
 
 
@@ -117,15 +109,15 @@ class Watcher:
     def point_started(self, shape: PointShape, repeat: int, num_requests: int) -> None:
         self._bar.describe(f"{shape.pct} % shared, repeat {repeat + 1} of {self._options.repeats}")
 
-    def request_done(self, record: Record) -> None:
-        self._bar.request_done(record)
+    def progress(self, progress: Progress) -> None:
+        self._bar.update(progress)
 
     def point_done(self, run: PointRun) -> None:
         from prefixlab.bench.report.jsonl import append_line, warm_cache_row
         from prefixlab.bench.report.warm_cache import progress_line
 
         self.runs.append(run)
-        if self._output is not None:
+        if self._output is not None and not run.interrupted:
             append_line(self._output, warm_cache_row(run, self._options, self._endpoint))
         self._bar.say(progress_line(run))
 

@@ -1,10 +1,12 @@
-"""Settings of the server to measure. Owns which options there are and their defaults.
+"""Settings of the server to measure, and of the connections to it. Owns which options there are and their
+defaults.
 
 Invariant: `resolve` returns every number decided or refuses by the flag's name; defaults live only here.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,10 +16,16 @@ import msgspec
 from prefixlab.core.config import setting
 from prefixlab.core.errors import ConfigError
 
-BACKENDS = ("prefixlab", "sglang", "vllm", "openai", "openai-chat")
+IN_PROCESS = "in-process"
+BACKENDS = ("prefixlab", "sglang", "vllm", "openai", "openai-chat", IN_PROCESS)
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 30000
 DEFAULT_VOCAB_SIZE = 32_000
-MAX_READ_TIMEOUT_S = 24 * 3600.0
+MAX_TIMEOUT_S = 24 * 3600.0
+OUR_HEADERS = frozenset({"accept-encoding", "connection", "content-length", "transfer-encoding"})
+"""What the load generator itself must decide: framing, and that answers come uncompressed."""
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
 @dataclass(frozen=True)
@@ -26,12 +34,16 @@ class TargetConfig:
 
     backend: str | None = setting(
         None,
-        "the server's kind (default: sglang with a URL, which our own server speaks too)",
+        "the server's kind (default: sglang with a URL, which our own server speaks too); in-process: the "
+        "embedded engine without HTTP",
         choices=BACKENDS,
     )
     base_url: str | None = setting(None, "server to measure, e.g. http://127.0.0.1:30000", metavar="URL")
     host: str | None = setting(None, f"host of the server to measure (default: {DEFAULT_HOST})")
     port: int | None = setting(None, f"port of the server to measure (default: {DEFAULT_PORT})")
+    endpoint: str | None = setting(
+        None, "path that requests go to (default: the usual one of --backend)", metavar="PATH"
+    )
     model: str | None = setting(
         None,
         "model to name in requests and results (default: as the server calls it); embedded: model to serve "
@@ -52,12 +64,27 @@ class TargetConfig:
         False, "expect no hit at all: the server's cache is off, or forced to miss and does not say so"
     )
     disable_ignore_eos: bool = setting(False, "let the model end its output before --output-len")
-    extra_request_body: str | None = setting(None, "JSON object merged into every request", metavar="JSON")
+    extra_request_body: str | None = setting(
+        None, "JSON object merged into every request", metavar="JSON", aliases=("--extra-body",)
+    )
+    header: tuple[str, ...] = setting((), "headers to send with every request", metavar="K=V", secret=True)
     api_key: str | None = setting(None, "key to send as 'Authorization: Bearer KEY'", secret=True)
     admin_api_key: str | None = setting(None, "key for flushing the cache (default: --api-key)", secret=True)
+    insecure: bool = setting(False, "do not check the server's certificate (https)")
+    connect_timeout_s: float = setting(10.0, "longest wait for a connection to the server")
     read_timeout_s: float = setting(1200.0, "longest silence of the server before a request counts as failed")
+    request_timeout_s: float | None = setting(
+        None, "longest a whole request may take before it counts as failed (default: no limit)"
+    )
+    reuse_connections: bool = setting(True, "send the next request on a connection that has answered one")
+    kernel_stamps: bool = setting(True, "take arrival times from the kernel, where it gives them")
+    num_workers: int | None = setting(
+        None, "processes that send requests and stamp answers (default: what load and cores suggest)"
+    )
 
     def __post_init__(self) -> None:
+        if self.backend == IN_PROCESS:
+            self._check_in_process()
         if self.base_url is not None:
             if self.host is not None or self.port is not None:
                 raise ConfigError("--base-url already names the server: leave out --host and --port")
@@ -66,18 +93,39 @@ class TargetConfig:
             raise ConfigError("--backend vllm needs a server: give --base-url")
         if self.port is not None and not 0 < self.port < 65_536:
             raise ConfigError(f"--port must lie in 1 … 65535, not {self.port}")
-        for name in ("page_size", "vocab_size"):
+        for name in ("page_size", "vocab_size", "num_workers"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
-        if not 0 < self.read_timeout_s <= MAX_READ_TIMEOUT_S:
-            limit = f"(0, {MAX_READ_TIMEOUT_S:.0f}]"
-            raise ConfigError(f"--read-timeout-s must lie in {limit}, not {self.read_timeout_s}")
+        for name in ("connect_timeout_s", "read_timeout_s", "request_timeout_s"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= MAX_TIMEOUT_S:
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} must lie in (0, {MAX_TIMEOUT_S:.0f}], not {value}"
+                )
+        if self.endpoint is not None and not re.fullmatch(r"/[!-~]*", self.endpoint):
+            raise ConfigError(f"--endpoint must be a path such as /v1/completions, not {self.endpoint!r}")
         self.extra_body()
+        self.headers()
+
+    def _check_in_process(self) -> None:
+        """The engine in this process has no connection to set up."""
+        if not self.is_embedded:
+            raise ConfigError(
+                f"--backend {IN_PROCESS} asks no server: leave out --base-url, --host and --port"
+            )
+        for name in ("endpoint", "header", "extra_request_body", "api_key", "admin_api_key", "num_workers"):
+            if getattr(self, name):
+                raise ConfigError(f"--{name.replace('_', '-')} is for a server behind HTTP, not {IN_PROCESS}")
 
     @property
     def is_embedded(self) -> bool:
+        """Whether the engine is ours to start: as a child behind HTTP, or in this process."""
         return self.base_url is None and self.host is None and self.port is None
+
+    @property
+    def is_in_process(self) -> bool:
+        return self.backend == IN_PROCESS
 
     @property
     def url(self) -> str:
@@ -93,6 +141,22 @@ class TargetConfig:
             return msgspec.json.decode(self.extra_request_body, type=dict[str, Any])
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             raise ConfigError(f"--extra-request-body is not a JSON object: {error}") from None
+
+    def headers(self) -> dict[str, str]:
+        """`--header`, as names and values. What the API key needs is not among them."""
+        headers: dict[str, str] = {}
+        for given in self.header:
+            name, equals, value = given.partition("=")
+            if not equals or not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+                raise ConfigError(f"--header {given!r} is not NAME=VALUE")
+            if name.lower() in OUR_HEADERS:
+                raise ConfigError(f"--header {name}: the load generator sets this one itself")
+            if name.lower() in map(str.lower, headers):
+                raise ConfigError(f"--header {name} is given twice")
+            if name.lower() == "authorization" and self.api_key is not None:
+                raise ConfigError("--header Authorization and --api-key are the same header: give one")
+            headers[name] = value
+        return headers
 
 
 def _check_url(url: str) -> None:

@@ -21,7 +21,8 @@ class ClientHealth:
     """Of one run, or of one worker of it.
 
     Attributes:
-        stamps: where arrival times come from: "kernel", "process", or "mixed".
+        stamps: where arrival times come from: "kernel", "process", or "mixed"; "target" where there is no
+            client between, because the target in this process stamps its own answers.
         read_lag_s: process time of a read minus the kernel's stamp of its data: how late we were to look.
             Harmless to kernel stamps until reads merge. Empty without kernel stamps.
         send_lag_s: how late requests went out through this client's own fault: from the moment a request was

@@ -7,8 +7,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from prefixlab.bench.metrics.summary import ttft
-from prefixlab.bench.records.record import Outcome, Record
+from prefixlab.bench.loadgen.driver import Progress as RunProgress
 
 
 class ProgressBar:
@@ -28,7 +27,7 @@ class ProgressBar:
             transient=True,
         )
         self._task: TaskID = self._bar.add_task("", total=total_requests, state="")
-        self._failed = 0
+        self._before = self._finished = 0
 
     def __enter__(self) -> ProgressBar:
         self._bar.start()
@@ -44,16 +43,17 @@ class ProgressBar:
         self._bar.stop()
 
     def describe(self, what: str) -> None:
-        """What is being measured now."""
+        """What is being measured now: the next run, whose progress counts from 0 again."""
+        self._before += self._finished
+        self._finished = 0
         self._bar.update(self._task, description=what)
 
-    def request_done(self, record: Record) -> None:
-        self._failed += record.outcome is Outcome.FAILED
-        first = ttft(record)
-        state = "" if first is None else f"TTFT {first * 1e3:,.0f} ms"
-        if self._failed:
-            state += f", {self._failed} failed"
-        self._bar.update(self._task, advance=1, state=state)
+    def update(self, progress: RunProgress) -> None:
+        self._finished = progress.finished
+        state = "" if progress.ttft_s is None else f"TTFT {progress.ttft_s * 1e3:,.0f} ms"
+        if progress.failed:
+            state += f", {progress.failed} failed"
+        self._bar.update(self._task, completed=self._before + self._finished, state=state)
 
     def say(self, line: str) -> None:
         """A line that stays, above the bar."""

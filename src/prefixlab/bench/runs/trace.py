@@ -9,13 +9,12 @@ overlap, and eviction, can only take from it.
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from prefixlab.bench.loadgen.in_process import OnRecord, run_open_loop
-from prefixlab.bench.loadgen.plan import Planned
+from prefixlab.bench.client_notes import client_notes
+from prefixlab.bench.loadgen.driver import OnProgress
+from prefixlab.bench.loadgen.plan import Load, Planned
 from prefixlab.bench.metrics.summary import Metrics, summarise
 from prefixlab.bench.records.record import Record
 from prefixlab.bench.targets.cold_start import Coldness, ColdStart
@@ -39,6 +38,7 @@ class TraceRun:
 
     Attributes:
         trace: after scaling and cutting.
+        interrupted: it was ended early; its records say how far it came.
     """
 
     trace: Trace
@@ -50,9 +50,10 @@ class TraceRun:
     metrics: Metrics
     check: CacheCheck
     notes: tuple[str, ...]
+    interrupted: bool
 
 
-async def run_trace(
+def run_trace(
     endpoint: Endpoint,
     trace: Trace,
     *,
@@ -60,14 +61,14 @@ async def run_trace(
     max_len: int | None,
     speedup: float,
     seed: int,
-    on_record: OnRecord,
-    on_interrupt: Callable[[TraceRun], None],
+    on_progress: OnProgress,
 ) -> TraceRun:
-    """Replay `trace`. If cancelled while it measures, `on_interrupt` gets what had become of it by then.
+    """Replay `trace`, up to its end or an interrupt.
 
     Raises:
         ConfigError: the trace cannot be scaled so, or its prompts cannot be made.
         TargetError: the server fails a request that is not measured.
+        KeyboardInterrupt: it was interrupted before anything was measured.
     """
     if endpoint.wording.num_head_tokens or endpoint.wording.num_tail_tokens:
         raise ConfigError("bench trace sends token ids: use a backend that takes them, not chat")
@@ -76,7 +77,7 @@ async def run_trace(
     vocabulary = endpoint.wording.vocabulary
     num_probe_tokens = endpoint.probe_tokens if limit is None else min(endpoint.probe_tokens, limit - 1)
     salt = 0
-    cold_start = await endpoint.start_cold(Prompt(make_probe(vocabulary, num_probe_tokens, seed=seed)))
+    cold_start = endpoint.start_cold(Prompt(make_probe(vocabulary, num_probe_tokens, seed=seed)))
     if cold_start.coldness is Coldness.SALTED:
         salt = secrets.randbits(62) | 1
     prompts = make_prompts(fitted, vocabulary, seed=seed, salt=salt)
@@ -94,37 +95,33 @@ async def run_trace(
         )
         for number, (prompt, request) in enumerate(zip(prompts, fitted.requests, strict=True))
     ]
-    records: list[Record] = []
-
-    def keep(record: Record) -> None:
-        records.append(record)
-        on_record(record)
-
-    def replayed() -> TraceRun:
-        check = check_cache(records)
-        return TraceRun(
-            trace=fitted,
-            fitting=fitting,
-            speedup=speedup,
-            cold_start=cold_start,
-            salt=salt,
-            records=tuple(records),
-            metrics=summarise(records, planned=len(plan)),
-            check=check,
-            notes=(
-                *endpoint.warnings,
-                f"prompts made of {vocabulary.describe()}",
-                *_notes(fitted, fitting, cold_start, check),
-                *delivery_notes(records, ignore_eos=endpoint.ignore_eos),
+    load = Load(open_loop=True, num_workers=endpoint.num_workers)
+    drive = endpoint.driver.run(plan, load, on_progress=on_progress)
+    records = drive.records
+    check = check_cache(records)
+    return TraceRun(
+        trace=fitted,
+        fitting=fitting,
+        speedup=speedup,
+        cold_start=cold_start,
+        salt=salt,
+        records=tuple(records),
+        metrics=summarise(records, planned=len(plan)),
+        check=check,
+        notes=(
+            *endpoint.warnings,
+            *(
+                ["interrupted: the figures are of the requests that had finished"]
+                if drive.interrupted
+                else []
             ),
-        )
-
-    try:
-        await run_open_loop(endpoint.target, plan, clock=endpoint.clock, on_record=keep)
-    except asyncio.CancelledError:
-        on_interrupt(replayed())
-        raise
-    return replayed()
+            f"prompts made of {vocabulary.describe()}",
+            *_notes(fitted, fitting, cold_start, check),
+            *delivery_notes(records, ignore_eos=endpoint.ignore_eos),
+            *client_notes(drive.health),
+        ),
+        interrupted=drive.interrupted,
+    )
 
 
 def _notes(trace: Trace, fitting: Fitting, cold_start: ColdStart, check: CacheCheck) -> list[str]:

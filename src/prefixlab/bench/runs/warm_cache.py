@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from prefixlab.bench.client_notes import client_notes
 from prefixlab.bench.config.warm_cache import WarmCacheOptions
-from prefixlab.bench.loadgen.in_process import run_closed_loop
-from prefixlab.bench.loadgen.plan import Planned
+from prefixlab.bench.loadgen.driver import Drive, Progress
+from prefixlab.bench.loadgen.plan import Load, Planned
 from prefixlab.bench.metrics.summary import Metrics, summarise
 from prefixlab.bench.records.record import Record
 from prefixlab.bench.targets.cold_start import Coldness, ColdStart
@@ -38,6 +38,7 @@ class PointRun:
         salt: what the prompts were salted with; 0 when they are those of (seed, pct).
         warm_up_cached_tokens: what the server reported for the warm-up; None if it did not, or none was sent.
         notes: what a reader should know before trusting the numbers.
+        interrupted: it was ended early; its records say how far it came.
     """
 
     shape: PointShape
@@ -49,6 +50,7 @@ class PointRun:
     metrics: Metrics
     check: CacheCheck
     notes: tuple[str, ...]
+    interrupted: bool = False
 
 
 class Listener(Protocol):
@@ -56,25 +58,32 @@ class Listener(Protocol):
 
     def point_started(self, shape: PointShape, repeat: int, num_requests: int) -> None: ...
 
-    def request_done(self, record: Record) -> None: ...
+    def progress(self, progress: Progress) -> None: ...
 
-    def point_done(self, run: PointRun) -> None: ...
+    def point_done(self, run: PointRun) -> None:
+        """Of an interrupted point too, if any of its requests succeeded: it is the last."""
+        ...
 
 
-async def run_warm_cache(endpoint: Endpoint, options: WarmCacheOptions, listener: Listener) -> list[PointRun]:
+def run_warm_cache(endpoint: Endpoint, options: WarmCacheOptions, listener: Listener) -> list[PointRun]:
     """Measure every point of `options`, `repeats` times.
 
     Raises:
         ConfigError: the prompts cannot be made.
         TargetError: the server fails a request that is not measured (trial, probe or warm-up).
+        KeyboardInterrupt: it was interrupted; what was measured went to `listener`.
     """
     sweep = _Sweep(endpoint, options, listener)
-    await sweep.try_out()
+    sweep.try_out()
     runs = []
     for repeat in range(options.repeats):
         for pct in measuring_order(options, repeat):
-            runs.append(await sweep.measure(pct, repeat))
-            listener.point_done(runs[-1])
+            run = sweep.measure(pct, repeat)
+            if run.metrics.ok or not run.interrupted:
+                listener.point_done(run)
+            if run.interrupted:
+                raise KeyboardInterrupt
+            runs.append(run)
     return runs
 
 
@@ -104,7 +113,7 @@ class _Sweep:
             num_tail_tokens=wording.num_tail_tokens,
         )
 
-    async def try_out(self) -> None:
+    def try_out(self) -> None:
         """One whole request that is not measured: finds out early that prompts are too long, and gets the
         first-request work of a fresh server out of the way."""
         shapes = [self.shape(pct) for pct in self._options.pcts]
@@ -115,20 +124,20 @@ class _Sweep:
                 f"takes at most {limit} tokens of prompt and output"
             )
         (prompt,) = self._make_point(shapes[0], salt=TRIAL_SALT, num_prompts=1).prompts
-        record = await self._endpoint.ask("trial", prompt, options.output_len)
+        record = self._endpoint.ask("trial", prompt, options.output_len)
         if prompt.text is not None and record.prompt_tokens != len(prompt):
             raise TargetError(
                 f"the server made {record.prompt_tokens} tokens of a chat prompt that --tokenizer makes "
                 f"{len(prompt)} of: another tokenizer, or another template"
             )
 
-    async def measure(self, pct: int, repeat: int) -> PointRun:
+    def measure(self, pct: int, repeat: int) -> PointRun:
         shape = self.shape(pct)
         self._listener.point_started(shape, repeat, self._options.num_prompts)
         salt = 0
         if self._salted_because is None:
             point = self._make_point(shape)
-            cold_start = await self._endpoint.start_cold(point.probe)
+            cold_start = self._endpoint.start_cold(point.probe)
             if cold_start.coldness is Coldness.SALTED:
                 self._salted_because = cold_start
         if self._salted_because is not None:
@@ -137,14 +146,17 @@ class _Sweep:
             point = self._make_point(shape, salt=salt)
         warmed = None
         if point.warm_up is not None:
-            warmed = (await self._endpoint.ask("warm-up", point.warm_up, 1)).num_cached_tokens
-        records = await run_closed_loop(
-            self._endpoint.target,
+            warmed = (self._endpoint.ask("warm-up", point.warm_up, 1)).num_cached_tokens
+        drive = self._endpoint.driver.run(
             self._plan(point, repeat),
-            max_concurrency=self._options.max_concurrency,
-            clock=self._endpoint.clock,
-            on_record=self._listener.request_done,
+            Load(
+                open_loop=False,
+                max_concurrency=self._options.max_concurrency,
+                num_workers=self._endpoint.num_workers,
+            ),
+            on_progress=self._listener.progress,
         )
+        records = drive.records
         return PointRun(
             shape=shape,
             repeat=repeat,
@@ -154,7 +166,8 @@ class _Sweep:
             records=tuple(records),
             metrics=summarise(records, planned=self._options.num_prompts),
             check=check_cache(records),
-            notes=tuple(self._notes(shape, warmed, records)),
+            notes=tuple(self._notes(shape, warmed, drive)),
+            interrupted=drive.interrupted,
         )
 
     def _plan(self, point: WarmCachePoint, repeat: int) -> list[Planned]:
@@ -183,8 +196,10 @@ class _Sweep:
             salt=salt,
         )
 
-    def _notes(self, shape: PointShape, warmed: int | None, records: Sequence[Record]) -> list[str]:
+    def _notes(self, shape: PointShape, warmed: int | None, drive: Drive) -> list[str]:
         notes = list(self._endpoint.warnings)
+        if drive.interrupted:
+            notes.append("interrupted: the figures are of the requests that had finished by then")
         page_size = self._endpoint.page_size
         head = self._endpoint.wording.num_head_tokens
         if page_size is not None and 0 < shape.num_shared_tokens < page_size:
@@ -206,4 +221,5 @@ class _Sweep:
             notes.append(f"the chat template's first {head} tokens are shared by every prompt")
         if warmed and warmed > (self._endpoint.expected_cached_tokens(head, shape.total_tokens) or 0):
             notes.append(f"the warm-up itself found {warmed} cached tokens: this point did not start cold")
-        return notes + delivery_notes(records, ignore_eos=self._endpoint.ignore_eos)
+        notes += delivery_notes(drive.records, ignore_eos=self._endpoint.ignore_eos)
+        return notes + client_notes(drive.health)

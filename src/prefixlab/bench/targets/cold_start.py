@@ -10,13 +10,13 @@ Invariant: PROVEN only after a hit turned into a miss.
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from prefixlab.bench.targets.control import Control
 from prefixlab.bench.workloads.wording import Prompt
 
-AskCached = Callable[[Prompt], Awaitable[int | None]]
+AskCached = Callable[[Prompt], int | None]
 """Sends a prompt for one token; returns the cached tokens reported. Raises TargetError if it failed."""
 
 
@@ -35,7 +35,7 @@ class ColdStart:
     detail: str
 
 
-async def start_cold(control: Control, ask_cached: AskCached, probe: Prompt, *, can_hit: bool) -> ColdStart:
+def start_cold(control: Control, ask_cached: AskCached, probe: Prompt, *, can_hit: bool) -> ColdStart:
     """Flush the cache and prove it with `probe`.
 
     Args:
@@ -45,13 +45,13 @@ async def start_cold(control: Control, ask_cached: AskCached, probe: Prompt, *, 
     hit = None
     if can_hit:
         # Usually cached by the point before; evicted since, or at the first point, it takes a second sending.
-        hit = await ask_cached(probe) or await ask_cached(probe)
-    answer = await control.flush()
+        hit = ask_cached(probe) or ask_cached(probe)
+    answer = control.flush()
     if not answer.done:
         return ColdStart(Coldness.SALTED, f"the cache could not be flushed: {answer.detail}")
     if not can_hit:
         return ColdStart(Coldness.ASSUMED, "no probe could have hit")
-    left = await ask_cached(probe)
+    left = ask_cached(probe)
     if left:
         return ColdStart(
             Coldness.SALTED,

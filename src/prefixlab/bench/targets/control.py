@@ -1,4 +1,4 @@
-"""What a benchmark asks of a server besides requests: what it is, and to forget its cache.
+"""What a benchmark asks of a server besides requests: what it is, whether it is ready, to forget its cache.
 
 Owns the admin endpoints of each kind of server. Believes nothing: whether a flush really flushed is for
 `cold_start.py` to prove.
@@ -8,8 +8,7 @@ Invariant: a fact the server did not state is None; a flush counts as done only 
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,9 +16,9 @@ import httpx
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
+from prefixlab.bench.targets.admin import json_object, request
 from prefixlab.bench.targets.dialects import quote
-from prefixlab.bench.targets.hints import with_hint
-from prefixlab.bench.targets.http import describe
+from prefixlab.core.clock import sleep
 from prefixlab.core.errors import TargetError
 
 IDLE_WAIT_S = 30.0
@@ -62,45 +61,45 @@ class FlushAnswer:
 class Control(Protocol):
     """The admin side of one server."""
 
-    async def facts(self) -> ServerFacts:
+    def facts(self) -> ServerFacts:
         """Raises TargetError if the server cannot be reached, or answers nonsense."""
         ...
 
-    async def flush(self) -> FlushAnswer:
+    def flush(self) -> FlushAnswer:
         """Ask it to drop its cache, waiting for idle where it can. Never raises for a refusal."""
         ...
 
+    def metrics_text(self) -> str | None:
+        """Its metrics as Prometheus text; None where it publishes none."""
+        ...
 
-class NativeControl:
-    """SGLang and prefixlab: `/server_info`, `/flush_cache`."""
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
+class _OverHttp:
+    """What all servers behind HTTP have in common. The client is the caller's to close."""
+
+    def __init__(self, client: httpx.Client) -> None:
         self._client = client
 
-    async def facts(self) -> ServerFacts:
-        response = await _request(self._client, "GET", "/server_info")
-        if response.status_code == 404:
-            older = await _request(self._client, "GET", "/get_server_info")
-            response = older if older.is_success else response
-        info = _json_object(response, "/server_info")
-        ours = "prefixlab_version" in info
-        off = "the server says its prefix cache is off" if info.get("disable_radix_cache") else None
-        return ServerFacts(
-            backend="prefixlab" if ours else "sglang",
-            model=_text(info, "served_model_name") or _text(info, "model_path"),
-            page_size=_int(info, "page_size"),
-            vocab_size=_int(info, "vocab_size"),
-            max_model_len=_int(info, "max_model_len") or _int(info, "context_length"),
-            capacity_tokens=_int(info, "max_total_num_tokens"),
-            expects_miss=_why_miss(info),
-            warning=off,
-            version=_text(info, "prefixlab_version") or _text(info, "version"),
-        )
+    def metrics_text(self) -> str | None:
+        """See Control."""
+        response = request(self._client, "GET", "/metrics")
+        return response.text if response.is_success else None
 
-    async def flush(self) -> FlushAnswer:
+
+class NativeControl(_OverHttp):
+    """SGLang and prefixlab: `/server_info`, `/flush_cache`."""
+
+    def facts(self) -> ServerFacts:
+        response = request(self._client, "GET", "/server_info")
+        if response.status_code == 404:
+            older = request(self._client, "GET", "/get_server_info")
+            response = older if older.is_success else response
+        return _native_facts(json_object(response, "/server_info"))
+
+    def flush(self) -> FlushAnswer:
         answer = FlushAnswer(False, "not asked")
         for _ in range(NUM_FLUSH_ATTEMPTS):
-            response = await _request(self._client, "POST", f"/flush_cache?timeout={IDLE_WAIT_S:g}")
+            response = request(self._client, "POST", f"/flush_cache?timeout={IDLE_WAIT_S:g}")
             answer = FlushAnswer(
                 _flushed(response), f"HTTP {response.status_code}: {quote(response.content)}"
             )
@@ -108,22 +107,19 @@ class NativeControl:
                 return FlushAnswer(False, f"{answer.detail} (give --admin-api-key)")
             if answer.done or response.status_code in (404, 405):
                 break
-            await asyncio.sleep(FLUSH_RETRY_WAIT_S)
+            sleep(FLUSH_RETRY_WAIT_S)
         return answer
 
 
-class VllmControl:
+class VllmControl(_OverHttp):
     """vLLM: `/metrics` for the cache's settings, `/reset_prefix_cache` (only in its development mode)."""
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self._client = client
-
-    async def facts(self) -> ServerFacts:
-        cache = await self._cache_config()
-        served = await served_model(self._client)
+    def facts(self) -> ServerFacts:
+        cache = self._cache_config()
+        served = served_model(self._client)
         block_size, num_blocks = (_int(cache, name) for name in ("block_size", "num_gpu_blocks"))
         off = cache.get("enable_prefix_caching") == "False"
-        version = await _request(self._client, "GET", "/version")
+        version = request(self._client, "GET", "/version")
         return ServerFacts(
             backend="vllm",
             model=_text(served, "id"),
@@ -131,28 +127,26 @@ class VllmControl:
             max_model_len=_int(served, "max_model_len"),
             capacity_tokens=block_size * num_blocks if block_size and num_blocks else None,
             warning="the server says prefix caching is off" if off else None,
-            version=_text(_json_object(version, "/version"), "version") if version.is_success else None,
+            version=_text(json_object(version, "/version"), "version") if version.is_success else None,
         )
 
-    async def _cache_config(self) -> Mapping[str, Any]:
+    def _cache_config(self) -> Mapping[str, Any]:
         """Labels of `vllm:cache_config_info`; empty where metrics are off."""
-        response = await _request(self._client, "GET", "/metrics")
-        if not response.is_success:
-            return {}
+        text = self.metrics_text() or ""
         try:
-            for family in text_string_to_metric_families(response.text):
+            for family in text_string_to_metric_families(text):
                 for sample in family.samples:
                     if sample.name == "vllm:cache_config_info":
                         return sample.labels
         except ValueError:
-            raise TargetError(f"/metrics is not Prometheus text: {quote(response.content)}") from None
+            raise TargetError(f"/metrics is not Prometheus text: {quote(text.encode())}") from None
         return {}
 
-    async def flush(self) -> FlushAnswer:
+    def flush(self) -> FlushAnswer:
         # Tiers beyond the GPU first; a server without any may refuse that, so then without them.
         answer = FlushAnswer(False, "not asked")
         for query in ("?reset_external=true", ""):
-            response = await _request(self._client, "POST", f"/reset_prefix_cache{query}")
+            response = request(self._client, "POST", f"/reset_prefix_cache{query}")
             answer = FlushAnswer(
                 _flushed(response), f"HTTP {response.status_code}: {quote(response.content)}"
             )
@@ -165,52 +159,84 @@ class VllmControl:
         return answer
 
 
-class OpenAIControl:
+class OpenAIControl(_OverHttp):
     """Any other OpenAI-compatible server: it names its model, and nothing makes it forget."""
 
-    def __init__(self, client: httpx.AsyncClient, backend: str) -> None:
-        self._client = client
+    def __init__(self, client: httpx.Client, backend: str) -> None:
+        super().__init__(client)
         self._backend = backend
 
-    async def facts(self) -> ServerFacts:
-        served = await served_model(self._client)
+    def facts(self) -> ServerFacts:
+        served = served_model(self._client)
         return ServerFacts(
             backend=self._backend, model=_text(served, "id"), max_model_len=_int(served, "max_model_len")
         )
 
-    async def flush(self) -> FlushAnswer:
+    def flush(self) -> FlushAnswer:
         return FlushAnswer(False, "this API has no way to empty the cache")
 
 
-async def find_control(client: httpx.AsyncClient, backend: str) -> Control:
+class InProcessControl:
+    """The engine in this process. It speaks of itself as our server does.
+
+    Args:
+        info: what `/server_info` would say.
+        flush: empties the cache; says whether it did.
+    """
+
+    def __init__(self, info: Callable[[], Mapping[str, Any]], flush: Callable[[], bool]) -> None:
+        self._info = info
+        self._flush = flush
+
+    def facts(self) -> ServerFacts:
+        return _native_facts(self._info())
+
+    def flush(self) -> FlushAnswer:
+        done = self._flush()
+        return FlushAnswer(done, "the engine emptied its cache" if done else "the engine is not idle")
+
+    def metrics_text(self) -> str | None:
+        return None
+
+
+def find_control(client: httpx.Client, backend: str) -> Control:
     """The admin API beside an OpenAI one: SGLang and vLLM serve both, and then their cache can be emptied."""
     # vLLM first: in its development mode it has a /server_info too, of another kind.
-    metrics = await _request(client, "GET", "/metrics")
+    metrics = request(client, "GET", "/metrics")
     if metrics.is_success and "vllm:" in metrics.text:
         return VllmControl(client)
-    if (await _request(client, "GET", "/server_info")).is_success:
+    if request(client, "GET", "/server_info").is_success:
         return NativeControl(client)
     return OpenAIControl(client, backend)
 
 
-async def served_model(client: httpx.AsyncClient) -> Mapping[str, Any]:
+def served_model(client: httpx.Client) -> Mapping[str, Any]:
     """The first entry of `/v1/models`; empty if the server lists none."""
-    response = await _request(client, "GET", "/v1/models")
+    response = request(client, "GET", "/v1/models")
     if not response.is_success:
         return {}
-    models = _json_object(response, "/v1/models").get("data")
+    models = json_object(response, "/v1/models").get("data")
     if isinstance(models, list) and models and isinstance(models[0], Mapping):
         return models[0]
     return {}
 
 
-async def _request(client: httpx.AsyncClient, method: str, path: str) -> httpx.Response:
+def why_not_ready(client: httpx.Client, timeout_s: float) -> str | None:
+    """Why the server does not take requests yet; None if it does. Sends it no prompt, so warms nothing.
+
+    Ready is: `/health` answers 200, or is not there; and `/v1/models` lists a model, or is not there (a
+    frontend may be healthy before it has a worker, and then lists none). Each may take `timeout_s`.
+    """
     try:
-        return await client.request(method, path, timeout=IDLE_WAIT_S + 10)
-    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        raise TargetError(f"{describe(error)}; is it running at {client.base_url}?") from error
-    except httpx.HTTPError as error:
-        raise TargetError(describe(error)) from error
+        for path in ("/health", "/v1/models"):
+            response = request(client, "GET", path, timeout_s=timeout_s)
+            if response.status_code >= 500:
+                return f"HTTP {response.status_code} from {path}: {quote(response.content)}"
+        if response.is_success and json_object(response, path).get("data") == []:
+            return f"{path} lists no model"
+    except TargetError as error:
+        return str(error)
+    return None
 
 
 def _flushed(response: httpx.Response) -> bool:
@@ -224,22 +250,29 @@ def _flushed(response: httpx.Response) -> bool:
     return not (isinstance(body, Mapping) and body.get("success") is False)
 
 
+def _native_facts(info: Mapping[str, Any]) -> ServerFacts:
+    """What `/server_info` of SGLang, or of us, says."""
+    ours = "prefixlab_version" in info
+    off = "the server says its prefix cache is off" if info.get("disable_radix_cache") else None
+    return ServerFacts(
+        backend="prefixlab" if ours else "sglang",
+        model=_text(info, "served_model_name") or _text(info, "model_path"),
+        page_size=_int(info, "page_size"),
+        vocab_size=_int(info, "vocab_size"),
+        max_model_len=_int(info, "max_model_len") or _int(info, "context_length"),
+        capacity_tokens=_int(info, "max_total_num_tokens"),
+        expects_miss=_why_miss(info),
+        warning=off,
+        version=_text(info, "prefixlab_version") or _text(info, "version"),
+    )
+
+
 def _why_miss(info: Mapping[str, Any]) -> str | None:
     if info.get("force_miss"):
         return "forced miss"
     if info.get("cache") == "none":
         return "the cache shares nothing"
     return None
-
-
-def _json_object(response: httpx.Response, path: str) -> Mapping[str, Any]:
-    if not response.is_success:
-        error = f"HTTP {response.status_code} from {path}: {quote(response.content)}"
-        raise TargetError(with_hint(error, str(response.request.url).removesuffix(path)))
-    try:
-        return msgspec.json.decode(response.content, type=dict[str, Any])
-    except (msgspec.DecodeError, msgspec.ValidationError):
-        raise TargetError(f"{path} did not answer with a JSON object: {quote(response.content)}") from None
 
 
 def _int(info: Mapping[str, Any], name: str) -> int | None:

@@ -1,32 +1,42 @@
 """A server ready to be measured: how to ask it, what it is, and in which tokens.
 
 Owns the table from `--backend` to dialect and admin API, and the choice between what the user said and what
-the server says about itself. Opens the connection pool and closes it.
+the server says about itself. How requests travel is the driver's; here it is only made.
 
 Invariant: what the server states and the user contradicts is an error, never a silent choice.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
-from prefixlab.bench.config.target import DEFAULT_VOCAB_SIZE, TargetConfig
-from prefixlab.bench.loadgen.in_process import run_closed_loop
-from prefixlab.bench.loadgen.plan import Planned
+from prefixlab.bench.config.target import DEFAULT_VOCAB_SIZE, IN_PROCESS, TargetConfig
+from prefixlab.bench.loadgen.driver import Driver
+from prefixlab.bench.loadgen.in_process import StreamDriver
+from prefixlab.bench.loadgen.plan import Load, Planned
 from prefixlab.bench.records.record import Outcome, Record
+from prefixlab.bench.targets.admin import open_admin
 from prefixlab.bench.targets.cold_start import ColdStart, start_cold
-from prefixlab.bench.targets.control import Control, NativeControl, ServerFacts, VllmControl, find_control
+from prefixlab.bench.targets.control import (
+    Control,
+    InProcessControl,
+    NativeControl,
+    ServerFacts,
+    VllmControl,
+    find_control,
+    why_not_ready,
+)
 from prefixlab.bench.targets.dialects import ChatDialect, CompletionsDialect, Dialect, NativeDialect
 from prefixlab.bench.targets.hints import with_hint
-from prefixlab.bench.targets.http import HttpTarget, open_client
+from prefixlab.bench.targets.http import HttpTarget
 from prefixlab.bench.workloads.tokens import Vocabulary
 from prefixlab.bench.workloads.wording import ChatWording, IdWording, Prompt, Wording
-from prefixlab.core.clock import Clock
+from prefixlab.core.clock import Clock, MonotonicClock, sleep
 from prefixlab.core.errors import ConfigError, TargetError
 from prefixlab.core.hit_oracle import expected_cached_tokens
 from prefixlab.core.seams import Target, Tokenizer
@@ -35,26 +45,29 @@ from prefixlab.core.target import TargetRequest
 MakeTokenizer = Callable[[ServerFacts], Tokenizer | None]
 """The model's tokenizer, given what the server says of itself; None where ids need none."""
 
+READY_POLL_S = 0.5
+READY_ANSWER_S = 5.0
 MIN_PROBE_TOKENS = 64
 UNKNOWN_PAGE_PROBE_TOKENS = 1024
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """See the module. `clock` stamps everything that concerns this server."""
+    """See the module."""
 
     url: str
     backend: str
     """As the user named it; else what the server says it is."""
     model: str | None
     """As requests name it: as the user does, else as the server. On APIs that take no name: as the server."""
-    target: Target
+    driver: Driver
+    num_workers: int | None
+    """Client processes for measured requests; None lets the driver choose."""
     control: Control
     facts: ServerFacts
     warnings: tuple[str, ...]
     """What a reader should know of this server before trusting any number."""
     wording: Wording
-    clock: Clock
     page_size: int | None
     expects_miss: str | None
     """Why no request can hit; None where hits are expected."""
@@ -81,69 +94,139 @@ class Endpoint:
             return None
         return expected_cached_tokens(shared_tokens, prompt_tokens, self.page_size)
 
-    async def ask(self, name: str, prompt: Prompt, max_new_tokens: int) -> Record:
-        """One request outside any measurement, which must succeed: TargetError if it does not."""
+    def ask(self, name: str, prompt: Prompt, max_new_tokens: int) -> Record:
+        """One request outside any measurement, the way measured ones go.
+
+        Raises:
+            TargetError: it did not succeed.
+            KeyboardInterrupt: it was interrupted.
+        """
         plan = [Planned(self.request(prompt, name, max_new_tokens), len(prompt))]
-        (record,) = await run_closed_loop(self.target, plan, max_concurrency=1, clock=self.clock)
+        drive = self.driver.run(plan, Load(open_loop=False, max_concurrency=1, num_workers=1))
+        if drive.interrupted:
+            raise KeyboardInterrupt
+        (record,) = drive.records
         if record.outcome is not Outcome.OK:
             vocabulary = self.wording.vocabulary.describe()
             error = with_hint(record.error or record.outcome.value, self.url)
             raise TargetError(f"the {name} request failed, of {vocabulary}: {error}")
         return record
 
-    async def start_cold(self, probe: Prompt) -> ColdStart:
+    def start_cold(self, probe: Prompt) -> ColdStart:
         """Flush the cache and prove it with `probe`, as far as hits can be expected at all."""
         # Without a known page size a long probe may or may not hit; only a hit is taken as one.
         can_hit = self.expected_cached_tokens(len(probe), len(probe)) != 0
 
-        async def ask_cached(prompt: Prompt) -> int | None:
-            return (await self.ask("probe", prompt, 1)).num_cached_tokens
+        def ask_cached(prompt: Prompt) -> int | None:
+            return self.ask("probe", prompt, 1).num_cached_tokens
 
-        return await start_cold(self.control, ask_cached, probe, can_hit=can_hit)
+        return start_cold(self.control, ask_cached, probe, can_hit=can_hit)
 
 
-@asynccontextmanager
-async def open_endpoint(
-    config: TargetConfig, url: str, make_tokenizer: MakeTokenizer, clock: Clock
-) -> AsyncIterator[Endpoint]:
-    """Connect to `url` as `config` says.
+def wait_until_ready(config: TargetConfig, url: str, timeout_s: float, clock: Clock) -> None:
+    """Return as soon as the server at `url` takes requests; it is sent none (see `why_not_ready`).
+
+    Raises:
+        TargetError: it was not ready within `timeout_s`; says what it answered last.
+    """
+    deadline_s = clock.now() + timeout_s
+    with _open_admin(config, url) as client:
+        left_s = timeout_s
+        while missing := why_not_ready(client, max(READY_POLL_S, min(READY_ANSWER_S, left_s))):
+            left_s = deadline_s - clock.now()
+            if left_s <= 0:
+                raise TargetError(f"the server was not ready within {timeout_s:g} s: {missing}")
+            sleep(min(READY_POLL_S, left_s))
+
+
+@contextmanager
+def open_endpoint(config: TargetConfig, url: str, make_tokenizer: MakeTokenizer) -> Iterator[Endpoint]:
+    """The server at `url`, asked as `config` says.
 
     Raises:
         ConfigError: the options contradict the server or each other.
         TargetError: the server cannot be reached, or is not what `--backend` says.
     """
-    admin_key = config.admin_api_key or config.api_key
-    async with (
-        open_client(url, api_key=config.api_key, read_timeout_s=config.read_timeout_s) as client,
-        open_client(url, api_key=admin_key, read_timeout_s=config.read_timeout_s) as admin_client,
-    ):
-        dialect, control = await _speak(config.backend or "sglang", admin_client)
-        facts = await control.facts()
+    with _open_admin(config, url) as client:
+        dialect, control = _speak(config.backend or "sglang", client)
+        facts = control.facts()
         model, ignored = _model(dialect, config, facts)
+        target = HttpTarget(
+            url,
+            dialect,
+            MonotonicClock(),
+            model=model,
+            api_key=config.api_key,
+            read_timeout_s=config.read_timeout_s,
+        )
         yield Endpoint(
             url=url,
             backend=config.backend or facts.backend,
             model=model,
-            target=HttpTarget(client, dialect, clock, model=model),
+            driver=StreamDriver(target, MonotonicClock()),
+            num_workers=config.num_workers,
             control=control,
             facts=facts,
             warnings=tuple(warning for warning in (facts.warning, ignored) if warning),
-            wording=_wording(dialect, config, facts, make_tokenizer(facts)),
-            clock=clock,
+            wording=_wording(config, facts, make_tokenizer(facts), chat=isinstance(dialect, ChatDialect)),
             page_size=_page_size(config, facts),
-            expects_miss="--expect-miss" if config.expect_miss else facts.expects_miss,
+            expects_miss=_expects_miss(config, facts),
             ignore_eos=not config.disable_ignore_eos,
             extra_body=config.extra_body(),
         )
 
 
-async def _speak(backend: str, client: httpx.AsyncClient) -> tuple[Dialect, Control]:
+def open_in_process(
+    config: TargetConfig,
+    target: Target,
+    clock: Clock,
+    *,
+    info: Callable[[], Mapping[str, Any]],
+    flush: Callable[[], bool],
+    make_tokenizer: MakeTokenizer,
+) -> Endpoint:
+    """The engine in this process, asked through `target`, which stamps with `clock`.
+
+    Args:
+        info: what the engine says of itself, as `/server_info` would.
+        flush: empties its cache; says whether it did.
+    """
+    control = InProcessControl(info, flush)
+    facts = control.facts()
+    return Endpoint(
+        url=IN_PROCESS,
+        backend=IN_PROCESS,
+        model=facts.model,
+        driver=StreamDriver(target, clock),
+        num_workers=None,
+        control=control,
+        facts=facts,
+        warnings=(facts.warning,) if facts.warning else (),
+        wording=_wording(config, facts, make_tokenizer(facts), chat=False),
+        page_size=_page_size(config, facts),
+        expects_miss=_expects_miss(config, facts),
+        ignore_eos=not config.disable_ignore_eos,
+        extra_body={},
+    )
+
+
+def _open_admin(config: TargetConfig, url: str) -> httpx.Client:
+    return open_admin(
+        url,
+        api_key=config.admin_api_key or config.api_key,
+        headers=config.headers(),
+        verify_tls=not config.insecure,
+        connect_timeout_s=config.connect_timeout_s,
+    )
+
+
+def _speak(backend: str, client: httpx.Client) -> tuple[Dialect, Control]:
     if backend in ("prefixlab", "sglang"):
         return NativeDialect(), NativeControl(client)
     if backend == "vllm":
         return CompletionsDialect(continuous_usage=True), VllmControl(client)
     dialect = CompletionsDialect() if backend == "openai" else ChatDialect()
-    return dialect, await find_control(client, backend)
+    return dialect, find_control(client, backend)
 
 
 def _model(dialect: Dialect, config: TargetConfig, facts: ServerFacts) -> tuple[str | None, str | None]:
@@ -171,10 +254,12 @@ def _page_size(config: TargetConfig, facts: ServerFacts) -> int | None:
     )
 
 
-def _wording(
-    dialect: Dialect, config: TargetConfig, facts: ServerFacts, tokenizer: Tokenizer | None
-) -> Wording:
-    if isinstance(dialect, ChatDialect):
+def _expects_miss(config: TargetConfig, facts: ServerFacts) -> str | None:
+    return "--expect-miss" if config.expect_miss else facts.expects_miss
+
+
+def _wording(config: TargetConfig, facts: ServerFacts, tokenizer: Tokenizer | None, *, chat: bool) -> Wording:
+    if chat:
         if tokenizer is None:
             raise ConfigError(
                 "chat takes text, and without the model's tokenizer nobody knows which tokens it becomes: "

@@ -3,7 +3,7 @@
 Owns the advice, which names options of the command line. The error itself stands before it, unchanged: advice
 may be wrong, a server's words are not ours to replace.
 
-Invariant: an HTTP status is read from where `http.py` and `bench/control.py` put it, never from a body.
+Invariant: an HTTP status is read from where the decoder and `control.py` put it, never from a body.
 """
 
 from __future__ import annotations

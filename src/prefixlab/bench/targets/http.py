@@ -9,65 +9,56 @@ Invariant: a stream ends with a complete answer or with a TargetError that quote
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import msgspec
 
+from prefixlab.bench.targets.admin import describe
 from prefixlab.bench.targets.dialects import Dialect, quote
-from prefixlab.bench.targets.sse import SseParser
 from prefixlab.core.clock import Clock
 from prefixlab.core.errors import TargetError
 from prefixlab.core.target import Chunk, Sent, TargetRequest
 
 DONE = b"[DONE]"
-# Shorter than uvicorn's 5 s, so that a connection is not used in the moment the server closes it.
-KEEPALIVE_S = 4.0
-
-
-def open_client(
-    base_url: str,
-    *,
-    api_key: str | None = None,
-    read_timeout_s: float = 1200.0,
-    connect_timeout_s: float = 10.0,
-) -> httpx.AsyncClient:
-    """A pool without a limit on connections (a limit would queue requests where nobody sees it).
-
-    `read_timeout_s` is the longest silence between two pieces of an answer, the wait for the first included.
-    """
-    headers = {"Accept-Encoding": "identity"}
-    if api_key is not None:
-        headers["Authorization"] = f"Bearer {api_key}"
-    return httpx.AsyncClient(
-        base_url=base_url,
-        headers=headers,
-        timeout=httpx.Timeout(
-            connect=connect_timeout_s, read=read_timeout_s, write=read_timeout_s, pool=None
-        ),
-        limits=httpx.Limits(
-            max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE_S
-        ),
-        trust_env=False,
-    )
 
 
 class HttpTarget:
-    """See the module. The client is the caller's to close."""
+    """See the module."""
 
     def __init__(
-        self, client: httpx.AsyncClient, dialect: Dialect, clock: Clock, *, model: str | None = None
+        self,
+        url: str,
+        dialect: Dialect,
+        clock: Clock,
+        *,
+        model: str | None = None,
+        api_key: str | None = None,
+        read_timeout_s: float = 1200.0,
     ) -> None:
-        self._client = client
         self._dialect = dialect
         self._clock = clock
         self._model = model
+        headers = {"Accept-Encoding": "identity"}
+        if api_key is not None:
+            headers["Authorization"] = f"Bearer {api_key}"
+        self._settings: dict[str, Any] = {
+            "base_url": url,
+            "headers": headers,
+            "timeout": httpx.Timeout(10.0, read=read_timeout_s, pool=None),
+            "trust_env": False,
+        }
 
     async def stream(self, request: TargetRequest) -> AsyncIterator[Sent | Chunk]:
         """See `core.seams.Target`."""
+        async with httpx.AsyncClient(**self._settings) as client:
+            async for item in self._stream(client, request):
+                yield item
+
+    async def _stream(self, client: httpx.AsyncClient, request: TargetRequest) -> AsyncIterator[Sent | Chunk]:
         body = msgspec.json.encode(self._dialect.body(request, self._model))
         stamps = _Stamps(self._clock)
-        http_request = self._client.build_request(
+        http_request = client.build_request(
             "POST",
             self._dialect.path,
             content=body,
@@ -75,7 +66,7 @@ class HttpTarget:
             extensions={"trace": stamps.trace},
         )
         try:
-            response = await self._client.send(http_request, stream=True)
+            response = await client.send(http_request, stream=True)
         except httpx.HTTPError as error:
             if stamps.sent_s is not None:
                 yield stamps.as_sent()
@@ -133,17 +124,28 @@ class _Stamps:
         return Sent(sent_s, self.connect_started_s, self.connected_s)
 
 
-def describe(error: httpx.HTTPError) -> str:
-    """What went wrong on the way, in one sentence: httpx leaves some messages empty."""
-    request = cast(httpx.Request | None, getattr(error, "_request", None))
-    where = f" ({request.url})" if request is not None else ""
-    kinds = {
-        httpx.ConnectError: "could not connect",
-        httpx.ConnectTimeout: "no connection within the time-out",
-        httpx.ReadTimeout: "the server fell silent for longer than the read time-out",
-        httpx.RemoteProtocolError: "the server broke off",
-        httpx.ReadError: "the connection was reset",
-    }
-    kind = next((text for known, text in kinds.items() if isinstance(error, known)), type(error).__name__)
-    detail = f": {error}" if str(error) else ""
-    return f"{kind}{where}{detail}"
+class SseParser:
+    """Feed it bytes as they arrive; it gives back the payloads that became complete."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._data: list[bytes] = []
+
+    def feed(self, received: bytes) -> list[bytes]:
+        payloads: list[bytes] = []
+        lines = (self._rest + received).split(b"\n")
+        self._rest = lines.pop()
+        for line in lines:
+            line = line.removesuffix(b"\r")
+            if not line:
+                if self._data:
+                    payloads.append(b"\n".join(self._data))
+                    self._data = []
+            elif line.startswith(b"data:"):
+                self._data.append(line[5:].removeprefix(b" "))
+        return payloads
+
+    @property
+    def unfinished(self) -> bytes:
+        """What arrived after the last complete event: empty after a stream that ended well."""
+        return b"\n".join([*self._data, self._rest]) if self._data else self._rest
