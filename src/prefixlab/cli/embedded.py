@@ -12,6 +12,7 @@ import argparse
 import ctypes
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -33,11 +34,9 @@ PR_SET_PDEATHSIG = 1
 
 
 def engine_configs() -> tuple[type, ...]:
-    from prefixlab.cache.config import CacheConfig
-    from prefixlab.engine.config import EngineConfig
-    from prefixlab.scheduler.config import SchedulerConfig
+    from prefixlab.cli.engines import ENGINE_CONFIGS
 
-    return EngineConfig, CacheConfig, SchedulerConfig
+    return ENGINE_CONFIGS
 
 
 def add_engine_flags(parser: argparse.ArgumentParser, *bench_configs: type) -> None:
@@ -74,11 +73,7 @@ def embedded_server(words: Sequence[str]) -> Iterator[str]:
         ConfigError: it refused its settings, or is not installed.
         EngineError: it did not come up, or did not stay up; the message ends with what it said last.
     """
-    if find_spec("torch") is None:
-        raise ConfigError(
-            "the embedded engine is not installed: pip install 'prefixlab[engine]', "
-            "or name a server to measure with --base-url"
-        )
+    _check_is_installed(words)
     with tempfile.TemporaryDirectory(prefix="prefixlab-") as folder:
         log, ready = Path(folder, "log"), Path(folder, "ready.json")
         command = [sys.executable, "-m", "prefixlab.cli.main", "serve", *words]
@@ -101,6 +96,17 @@ def embedded_server(words: Sequence[str]) -> Iterator[str]:
             raise
         finally:
             _stop(process)
+
+
+def _check_is_installed(words: Sequence[str]) -> None:
+    from prefixlab.simulator.config import SIM
+
+    named = words[words.index("--model") + 1] if "--model" in words else os.environ.get("PREFIXLAB_MODEL")
+    if named != SIM and find_spec("torch") is None:
+        raise ConfigError(
+            "the embedded engine is not installed: pip install 'prefixlab[engine]', "
+            f"name a server to measure with --base-url, or simulate one with --model {SIM}"
+        )
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], ready: Path, log: Path) -> str:

@@ -1,8 +1,8 @@
-"""From settings to a running server: the composition root, and the only file here that imports the engine.
+"""From settings and an engine to a running server: the composition root.
 
 Owns the order in which things start and stop: bind (so that a taken port fails before a model is loaded),
 load, serve, say so; on SIGTERM or SIGINT take nothing new, let what runs finish, stop. A second signal stops
-at once.
+at once. Which engine it is, a real one or a simulated one, is the caller's choice.
 
 Invariant: the ready line is printed once, when requests are answered.
 """
@@ -16,10 +16,10 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import uvicorn
 
@@ -29,7 +29,6 @@ from prefixlab.core.clock import Clock, MonotonicClock
 from prefixlab.core.config import as_public_dict
 from prefixlab.core.errors import ConfigError
 from prefixlab.core.seams import Runner, Tokenizer
-from prefixlab.engine.config import EngineConfig
 from prefixlab.scheduler.config import SchedulerConfig
 from prefixlab.scheduler.scheduler import Scheduler
 from prefixlab.server.app import build_app
@@ -47,33 +46,59 @@ CLOSE_TIMEOUT_S = 5
 """How long answers already made may take to be written at the end."""
 
 
+class Engine(Protocol):
+    """A model that is ready to run, and what is to be known of it. Made by `engine/load.py`, or simulated.
+
+    Attributes:
+        model_name: as clients name it.
+        max_model_len: longest prompt plus output, in tokens.
+        num_pages: pages of KV the runner has.
+    """
+
+    @property
+    def runner(self) -> Runner: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def model_name(self) -> str: ...
+    @property
+    def max_model_len(self) -> int: ...
+    @property
+    def num_pages(self) -> int: ...
+    @property
+    def eos_token_ids(self) -> frozenset[int]: ...
+
+    def describe(self) -> str:
+        """One line for a log."""
+        ...
+
+
+LoadEngine = Callable[[MonotonicClock], Engine]
+"""Makes the engine, on the clock it shall run on."""
+
+
 def serve(
-    engine_config: EngineConfig,
+    load_engine: LoadEngine,
     cache_config: CacheConfig,
     scheduler_config: SchedulerConfig,
     server_config: ServerConfig,
+    settings: Mapping[str, Any],
 ) -> int:
     """Serve until told to stop; returns the exit code.
+
+    Args:
+        settings: the engine's, cache's and scheduler's, secrets masked, for `/server_info`.
 
     Raises:
         ConfigError: settings that cannot be used, an address that is taken.
         EngineError: the model cannot be loaded.
     """
-    from prefixlab.engine.load import load_engine  # here, since it loads torch
-
     _set_up_logging(server_config.log_level)
     listener = _bind(server_config.host, server_config.port)
     publisher = make_publisher(parse_kv_events_config(server_config.kv_events_config))
     clock = MonotonicClock()
-    engine = load_engine(
-        engine_config,
-        page_size=cache_config.page_size,
-        num_pages=cache_config.num_pages,
-        max_running_requests=scheduler_config.max_running_requests,
-        clock=clock,
-    )
+    engine = load_engine(clock)
     log.info("%s", engine.describe())
-    configs = (engine_config, cache_config, scheduler_config, server_config)
     worker = make_worker(
         runner=engine.runner,
         tokenizer=engine.tokenizer,
@@ -86,7 +111,7 @@ def serve(
         server_config=server_config,
         clock=clock,
         publisher=publisher,
-        settings={name: value for config in configs for name, value in as_public_dict(config).items()},
+        settings={**settings, **as_public_dict(server_config)},
     )
     _Server(worker, listener).run(sockets=[listener])
     if publisher is not None:
@@ -175,13 +200,21 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # In a signal handler: only flags. `on_tick` runs ten times a second.
         if self._drain_wanted:
-            self.should_exit = self.force_exit = True
+            # Whatever hangs: a step, a client that does not read. Nothing here needs to be put in order.
+            log.warning("a second signal: stopping at once")
+            os._exit(128 + sig)
         self._drain_wanted = True
         self._worker.loop.refuse_new()
 
     async def on_tick(self, counter: int) -> bool:
         if self._drain_wanted and self._drain is None:
-            self._drain = asyncio.create_task(self._worker.loop.drain(self._worker.config.drain_timeout_s))
+            timeout_s = self._worker.config.drain_timeout_s
+            log.warning(
+                "stopping: no new requests; %d under way get %g s to finish (a second signal stops at once)",
+                self._worker.loop.num_unfinished,
+                timeout_s,
+            )
+            self._drain = asyncio.create_task(self._worker.loop.drain(timeout_s))
         if self._drain is not None and self._drain.done():
             self._drain.result()
             self.should_exit = True

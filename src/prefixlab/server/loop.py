@@ -111,6 +111,11 @@ class EngineLoop:
         """Whether it takes work."""
         return self._thread.is_alive() and self.death is None and not self._is_draining
 
+    @property
+    def num_unfinished(self) -> int:
+        """Requests that came and are not answered yet."""
+        return sum(choice.ended is None for call in self._calls for choice in call.choices)
+
     @contextlib.contextmanager
     def running(self, call: Call) -> Iterator[None]:
         """Submit `call` on entry; on exit, however that comes about, abort what is left of it.

@@ -1,27 +1,23 @@
 """Settings of the simulated model: one frozen dataclass, from which flags and environment variables are made.
 
-Owns what is asked for, and how flags change a profile. Flags are in the units people read.
+Owns what is asked for, in the units people read; `profile.py` makes step times of it. Imports next to
+nothing, so that a list of options is instant.
 
-Invariant: a SimConfig that exists can be simulated, but for a profile's file, which is read by `profile`.
+Invariant: a SimConfig that exists can be simulated, if the profile it names can be read.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
-
-import msgspec
 
 from prefixlab.core.config import setting
 from prefixlab.core.errors import ConfigError
-from prefixlab.core.step_time.built_in import H200_8B, PROFILES
-from prefixlab.core.step_time.model import LinearStepTime
-from prefixlab.core.step_time.profile import Provenance, StepTimeProfile, read_profile
 from prefixlab.core.text.byte_tokenizer import FIRST_WORD_ID
 
 SIM = "sim"
 """What `--model` calls the simulated model."""
+DEFAULT_PROFILE = "h200-llama-3.1-8b"
 DEFAULT_MAX_MODEL_LEN = 131_072
 DEFAULT_KV_TOKENS = 800_000
 """What 141 GB hold of 131,072 bytes each, a tenth kept free, beside 16 GB of weights and 6 GB of buffers."""
@@ -32,7 +28,7 @@ class SimConfig:
     """How long steps take, and what comes out of them, under `--model sim`."""
 
     sim_profile: str = setting(
-        H200_8B, "step times: a built-in profile, or a JSON file in that format", metavar="NAME|FILE"
+        DEFAULT_PROFILE, "step times: a built-in profile, or a JSON file in that format", metavar="NAME|FILE"
     )
     sim_step_ms: float | None = setting(None, "time of any step (default: the profile's)")
     sim_prefill_tokens_per_s: float | None = setting(
@@ -77,49 +73,3 @@ class SimConfig:
             )
         if not 0 <= self.sim_eos_rate <= 1:
             raise ConfigError(f"--sim-eos-rate must lie in 0 … 1, not {self.sim_eos_rate}")
-
-    def profile(self) -> StepTimeProfile:
-        """The profile named, with what flags change of it; its provenance says that they did.
-
-        Raises:
-            ConfigError: no profile of that name, or a file that cannot be used.
-        """
-        profile = PROFILES.get(self.sim_profile)
-        if profile is None:
-            path = Path(self.sim_profile)
-            if not path.exists():
-                raise ConfigError(
-                    f"--sim-profile {self.sim_profile}: no such file, nor one of {', '.join(PROFILES)}"
-                )
-            profile = read_profile(path)
-        changes = self._changes()
-        if not changes:
-            return profile
-        return msgspec.structs.replace(
-            profile,
-            step_time=msgspec.structs.replace(profile.step_time, **changes),
-            provenance=_changed_by_hand(profile.provenance, changes),
-        )
-
-    def _changes(self) -> dict[str, float]:
-        """Coefficients that flags set, in seconds."""
-        per_s = self.sim_prefill_tokens_per_s
-        given = {
-            "fixed_s": _times(self.sim_step_ms, 1e-3),
-            "prefill_token_s": None if per_s is None else 1 / per_s,
-            "prefill_attention_s": _times(self.sim_prefill_attention_ns, 1e-9),
-            "decode_row_s": _times(self.sim_decode_ms_per_row, 1e-3),
-            "decode_context_s": _times(self.sim_decode_context_ns, 1e-9),
-        }
-        assert set(given) == set(LinearStepTime.__struct_fields__)
-        return {name: value for name, value in given.items() if value is not None}
-
-
-def _times(value: float | None, unit_s: float) -> float | None:
-    return None if value is None else value * unit_s
-
-
-def _changed_by_hand(provenance: Provenance, changes: dict[str, float]) -> Provenance:
-    return msgspec.structs.replace(
-        provenance, method=f"{provenance.method}; set by flags: {', '.join(changes)}", spread=None
-    )

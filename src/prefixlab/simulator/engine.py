@@ -14,6 +14,7 @@ from prefixlab.core.errors import ConfigError
 from prefixlab.core.step_time.profile import StepTimeProfile
 from prefixlab.core.text.byte_tokenizer import FIRST_WORD_ID, ByteTokenizer
 from prefixlab.simulator.config import DEFAULT_KV_TOKENS, DEFAULT_MAX_MODEL_LEN, SIM, SimConfig
+from prefixlab.simulator.profile import profile_of
 from prefixlab.simulator.runner import SimulatedRunner
 
 
@@ -66,7 +67,7 @@ def load_simulated(
     if num_pages is None:
         num_pages = max(1, DEFAULT_KV_TOKENS // page_size)
     tokenizer = ByteTokenizer(config.sim_vocab_size)
-    profile = config.profile()
+    profile = profile_of(config)
     eos_token_ids = tokenizer.eos_token_ids
     if max_model_len is not None and max_model_len < 2:
         raise ConfigError(f"--max-model-len must be at least 2, not {max_model_len}")
