@@ -24,6 +24,8 @@ from typing import Any, TypeVar
 from prefixlab.core.errors import ConfigError
 
 ENV_PREFIX = "PREFIXLAB_"
+MASK = "***"
+"""What is shown of a secret."""
 
 T = TypeVar("T")
 

@@ -26,7 +26,7 @@ _TEXT = (
     "another well large must big even such because turn here why ask went men read need land different home "
     "us move try kind hand picture again change off play spell air away animal house point page letter "
     "mother answer found study still learn should world high every near add food between own below country "
-    "plant last school father keep tree never start city earth eye light thought head under story saw left few"
+    "plant last school father keep tree never start city earth eye light thought head under story saw left"
 )
 WORDS = _TEXT.split()
 

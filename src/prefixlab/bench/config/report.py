@@ -1,0 +1,116 @@
+"""Settings of what is told and kept: figures, files, names.
+
+Owns the flags vLLM's and SGLang's users know for results. Writes nothing.
+
+Invariant: whatever is asked to be written is checked to be writable before anything is sent.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefixlab.bench.metrics.goodput import Objectives
+from prefixlab.core.config import setting
+from prefixlab.core.errors import ConfigError
+
+METRICS = ("ttft", "tpot", "itl", "e2el")
+STYLES = ("vllm", "table", "json")
+RUNS = Path("runs")
+LABEL = re.compile(r"[a-zA-Z0-9_-]+")
+RESERVED_LABELS = frozenset({"plots"})
+NO_FOLDER = ""
+"""`run_dir` when nothing is to be kept."""
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """What to show, and where results go."""
+
+    style: str = setting("vllm", "form of the result on the screen", choices=STYLES)
+    percentile_metrics: str = setting(
+        "ttft,tpot,itl,e2el", "metrics to show percentiles of", metavar="METRIC,METRIC,…"
+    )
+    metric_percentiles: str = setting("90,95,99", "percentiles to show and save", metavar="P,P,…")
+    goodput: tuple[str, ...] = setting(
+        (), "objectives in milliseconds (ttft, tpot, e2el), as ttft:500 tpot:50", metavar="METRIC:MS"
+    )
+    label: str | None = setting(None, "name at the front of result files and run directories")
+    metadata: tuple[str, ...] = setting((), "notes to save with the result", metavar="K=V")
+    run_dir: str | None = setting(
+        None,
+        "folder to keep everything in (default: runs/ and a name made of settings and time)",
+        metavar="DIR",
+    )
+    save_result: bool = setting(False, "write the result as vLLM's client does: one JSON file")
+    save_detailed: bool = setting(
+        False, "put every request's figures into that file too", aliases=("--output-details",)
+    )
+    append_result: bool = setting(False, "append the result to that file instead of replacing it")
+    result_dir: str | None = setting(None, "folder of that file (default: here)", metavar="DIR")
+    result_filename: str | None = setting(
+        None, "name of that file (default: made of label, rate, model and time)", metavar="FILE"
+    )
+    output_file: str | None = setting(
+        None, "append the result as one JSON line to this file, as SGLang's client does", metavar="FILE"
+    )
+    progress: bool = setting(True, "show on stderr how far the run is")
+
+    def __post_init__(self) -> None:
+        self.metrics()
+        self.percentiles()
+        self.metadata_pairs()
+        self.objectives()
+        if self.label is not None:
+            check_label("--label", self.label)
+        if self.output_file is not None and not Path(self.output_file).absolute().parent.is_dir():
+            raise ConfigError(f"--output-file {self.output_file}: its folder is not there")
+        if (self.save_detailed or self.append_result) and not self.writes_result:
+            raise ConfigError(
+                "--save-detailed and --append-result shape the file of --save-result: give that"
+            )
+
+    @property
+    def writes_result(self) -> bool:
+        return self.save_result or self.append_result or self.output_file is not None
+
+    def metrics(self) -> tuple[str, ...]:
+        names = tuple(name.strip() for name in self.percentile_metrics.split(","))
+        for name in names:
+            if name not in METRICS:
+                raise ConfigError(f"--percentile-metrics takes {', '.join(METRICS)}, not {name!r}")
+        return names
+
+    def percentiles(self) -> tuple[float, ...]:
+        try:
+            percentiles = tuple(float(part) for part in self.metric_percentiles.split(","))
+        except ValueError:
+            percentiles = (-1.0,)
+        if not all(0 < percentile < 100 for percentile in percentiles):
+            raise ConfigError(
+                f"--metric-percentiles takes numbers between 0 and 100 with commas between, not "
+                f"{self.metric_percentiles!r}"
+            )
+        return percentiles
+
+    def metadata_pairs(self) -> dict[str, str]:
+        pairs = {}
+        for word in self.metadata:
+            name, equals, value = word.partition("=")
+            if not (name and equals):
+                raise ConfigError(f"--metadata takes K=V, not {word!r}")
+            pairs[name] = value
+        return pairs
+
+    def objectives(self) -> Objectives | None:
+        return Objectives.parse(self.goodput) if self.goodput else None
+
+
+def check_label(flag: str, name: str) -> str:
+    """A name of a folder of its own. ConfigError for what cannot be one."""
+    if not LABEL.fullmatch(name):
+        raise ConfigError(f"{flag} must be letters, digits, - and _ (it names folders), not {name!r}")
+    if name.lower() in RESERVED_LABELS:
+        raise ConfigError(f"{flag} must not be {name!r}: pictures go there")
+    return name

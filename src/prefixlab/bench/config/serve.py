@@ -1,0 +1,152 @@
+"""Settings of `bench serve`, all of one run together, and their form in a run directory.
+
+Owns how settings are written down and read back. The settings themselves are in the files beside.
+
+Invariant: `ServeConfig.restore(config.stored())` is the same settings, secrets apart, which are not stored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgspec
+
+from prefixlab.bench.config.dataset import DatasetConfig, SamplingConfig
+from prefixlab.bench.config.load import LoadConfig
+from prefixlab.bench.config.report import ReportConfig
+from prefixlab.bench.config.target import TargetConfig
+from prefixlab.core.config import MASK, as_public_dict, resolve, setting
+from prefixlab.core.errors import ConfigError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RequestConfig:
+    """What else is said of the requests and the server."""
+
+    served_model_name: str | None = setting(
+        None, "model to name in requests, where that is not what --model says"
+    )
+    request_id_prefix: str = setting("", "put before the ids of requests in records")
+    ready_check_timeout_sec: float = setting(
+        0.0, "wait so long for the server to be ready; it is sent no prompt", metavar="SECONDS"
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ready_check_timeout_sec < math.inf:
+            raise ConfigError(
+                f"--ready-check-timeout-sec must not be negative, not {self.ready_check_timeout_sec}"
+            )
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """One run, as resolved.
+
+    Attributes:
+        engine: settings of the embedded engine, as given.
+    """
+
+    target: TargetConfig = field(default_factory=TargetConfig)
+    request: RequestConfig = field(default_factory=RequestConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    load: LoadConfig = field(default_factory=LoadConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+    engine: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def resolve(
+        cls, given: Mapping[str, Any], environ: Mapping[str, str], engine: Mapping[str, Any]
+    ) -> ServeConfig:
+        """From flags. Of the environment only the target's keys are read.
+
+        Raises:
+            ConfigError: an option cannot be used; it names the flag.
+        """
+        parts = {
+            name: resolve(part, given, environ if part is TargetConfig else {})
+            for name, part in PARTS.items()
+        }
+        return cls(**parts, engine=dict(engine))
+
+    @property
+    def as_sglang(self) -> bool:
+        """Whether a range ratio is meant as SGLang's client means it."""
+        return self.target.backend == "sglang"
+
+    def key(self) -> int:
+        """What prompts and arrivals depend on besides the seed: this point's own settings, and nothing that
+        other points, files or the way of measuring decide."""
+        dataset = {**stored(self.dataset), "num_prompts": None}
+        load = {
+            name: value
+            for name, value in stored(self.load).items()
+            if name not in ("retries", "repeats", "num_warmups", "flush_cache", "duration")
+        }
+        text = msgspec.json.encode([dataset, load], order="sorted")
+        return int.from_bytes(hashlib.sha256(text).digest()[:8])
+
+    def stored(self) -> dict[str, Any]:
+        """As plain JSON data, secrets masked."""
+        return {name: stored(getattr(self, name)) for name in PARTS} | {"engine": self.engine}
+
+    @classmethod
+    def restore(
+        cls, data: Mapping[str, Any], given: Mapping[str, Any], environ: Mapping[str, str]
+    ) -> ServeConfig:
+        """From what `stored` made, the secrets from flags or environment.
+
+        Raises:
+            ConfigError: a secret that the run had is not given, or the data is not ours.
+        """
+        try:
+            parts = {name: _restore(part, data[name], given, environ) for name, part in PARTS.items()}
+            return cls(**parts, engine=dict(data["engine"]))
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"config.json is not one of this version: {error}") from None
+
+
+PARTS: dict[str, Any] = {
+    "target": TargetConfig,
+    "request": RequestConfig,
+    "dataset": DatasetConfig,
+    "sampling": SamplingConfig,
+    "load": LoadConfig,
+    "report": ReportConfig,
+}
+
+
+def stored(config: Any) -> dict[str, Any]:
+    """JSON has no infinity, so it is written as a word."""
+    return {
+        name: str(value) if isinstance(value, float) and math.isinf(value) else value
+        for name, value in as_public_dict(config).items()
+    }
+
+
+def _restore(
+    config_class: type[T], data: Mapping[str, Any], given: Mapping[str, Any], environ: Mapping[str, str]
+) -> T:
+    hints = typing.get_type_hints(config_class)
+    values: dict[str, Any] = {}
+    for option in dataclasses.fields(config_class):  # type: ignore[arg-type]
+        if option.name not in data:
+            continue
+        value = data[option.name]
+        if value == MASK and option.metadata.get("secret"):
+            value = given.get(option.name, environ.get(f"PREFIXLAB_{option.name.upper()}"))
+            if value is None:
+                flag = "--" + option.name.replace("_", "-")
+                raise ConfigError(f"the run had a {flag}, which is not written down: give it again")
+        elif value in ("inf", "-inf") and hints[option.name] is not str:
+            value = float(value)
+        values[option.name] = tuple(value) if isinstance(value, list) else value
+    return config_class(**values)
