@@ -12,7 +12,10 @@ import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from prefixlab.bench.records.record import Outcome, Record
+from prefixlab.bench.records.table import CODE, IntArray, RecordTable, as_table
 
 
 class Verdict(enum.Enum):
@@ -52,73 +55,74 @@ class CacheCheck:
         return _ratio(self.expected_cached_tokens, self.prompt_tokens)
 
 
-def check_cache(records: Sequence[Record]) -> CacheCheck:
+def check_cache(records: Sequence[Record] | RecordTable) -> CacheCheck:
     """Compare, request by request, over those that finished."""
-    ok = [record for record in records if record.outcome is Outcome.OK]
-    prompt_tokens = sum(record.prompt_tokens for record in ok)
-    expected = _total([record.num_expected_cached_tokens for record in ok])
-    cached = _total([record.num_cached_tokens for record in ok])
+    table = as_table(records)
+    ok = np.flatnonzero(table.ok)
+    prompt_tokens = table.prompt_tokens[ok]
+    wanted, got = table.num_expected_cached_tokens[ok], table.num_cached_tokens[ok]
+    expected, cached = _total(wanted), _total(got)
 
     def answer(verdict: Verdict, detail: str = "") -> CacheCheck:
-        return CacheCheck(verdict, expected, cached, prompt_tokens, detail)
+        return CacheCheck(verdict, expected, cached, int(prompt_tokens.sum()), detail)
 
-    if not ok:
+    if not len(ok):
         return answer(Verdict.NOTHING_FINISHED)
     if cached is None:
-        silent = sum(record.num_cached_tokens is None for record in ok)
+        silent = int((got < 0).sum())
         return answer(Verdict.NOT_REPORTED, f"{silent} of {len(ok)} answers named no cached tokens")
     if expected is None:
         return answer(Verdict.UNCHECKED, "give --page-size to check the hits")
-    ledger = [(r, r.num_cached_tokens or 0, r.num_expected_cached_tokens or 0) for r in ok]
-    drift = next(
-        (
-            f"the server counted {r.prompt_tokens} prompt tokens, not {r.planned_prompt_tokens}"
-            for r in ok
-            if r.prompt_tokens != r.planned_prompt_tokens
-        ),
-        "",
-    )
-    for verdict, wrong in (
-        (Verdict.LESS, [(record, got, want) for record, got, want in ledger if got < want]),
-        (Verdict.MORE, [(record, got, want) for record, got, want in ledger if got > want]),
-    ):
-        if wrong:
-            record, got, want = wrong[0]
-            where = f"{len(wrong)} of {len(ok)} requests, e.g. {record.request_id}: {got} instead of {want}"
+    planned = table.planned_prompt_tokens[ok]
+    drift = ""
+    if (prompt_tokens != planned).any():
+        first = int((prompt_tokens != planned).argmax())
+        drift = f"the server counted {prompt_tokens[first]} prompt tokens, not {planned[first]}"
+    for verdict, wrong in ((Verdict.LESS, got < wanted), (Verdict.MORE, got > wanted)):
+        if wrong.any():
+            first = int(wrong.argmax())
+            where = (
+                f"{int(wrong.sum())} of {len(ok)} requests, e.g. {table.request_id[ok[first]]}: "
+                f"{got[first]} instead of {wanted[first]}"
+            )
             return answer(verdict, f"{where}; {drift}" if drift else where)
     return answer(Verdict.CONSISTENT, drift)
 
 
-def delivery_notes(records: Sequence[Record], *, ignore_eos: bool) -> list[str]:
+def delivery_notes(records: Sequence[Record] | RecordTable, *, ignore_eos: bool) -> list[str]:
     """What is odd about the answers apart from the cache: failures, outputs of another length than asked."""
+    table = as_table(records)
     notes = []
-    ok = [record for record in records if record.outcome is Outcome.OK]
-    odd = [r for r in ok if r.num_output_tokens != r.planned_output_tokens] if ignore_eos else []
-    if odd:
+    num_ok = int(table.ok.sum())
+    odd = table.ok & (table.num_output_tokens != table.planned_output_tokens)
+    if ignore_eos and odd.any():
+        first = int(odd.argmax())
         notes.append(
-            f"{len(odd)} of {len(ok)} outputs are not as long as asked for, e.g. {odd[0].num_output_tokens} "
-            f"instead of {odd[0].planned_output_tokens} tokens"
+            f"{int(odd.sum())} of {num_ok} outputs are not as long as asked for, e.g. "
+            f"{table.num_output_tokens[first]} instead of {table.planned_output_tokens[first]} tokens"
         )
-    failed = sum(record.outcome is Outcome.FAILED for record in records)
+    failed = int((table.outcome == CODE[Outcome.FAILED]).sum())
     if failed:
-        notes.append(f"{failed} of {len(records)} requests failed, first: {first_failure(records)}")
-    estimated = sum(record.counts_estimated for record in ok)
+        notes.append(f"{failed} of {len(table)} requests failed, first: {first_failure(table)}")
+    estimated = int((table.ok & table.counts_estimated).sum())
     if estimated:
         notes.append(
-            f"{estimated} of {len(ok)} answers told only their total of tokens, not when each came: "
+            f"{estimated} of {num_ok} answers told only their total of tokens, not when each came: "
             "ITL is an estimate"
         )
     return notes
 
 
-def first_failure(records: Iterable[Record]) -> str | None:
+def first_failure(records: Iterable[Record] | RecordTable) -> str | None:
     """What the first request that failed ran into; None if none did."""
+    if isinstance(records, RecordTable):
+        return next((records.errors[row] for row in sorted(records.errors)), None)
     return next((record.error for record in records if record.outcome is Outcome.FAILED), None)
 
 
-def _total(values: Sequence[int | None]) -> int | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if len(known) == len(values) else None
+def _total(values: IntArray) -> int | None:
+    """None where nobody named one of them: -1 in a table."""
+    return None if (values < 0).any() else int(values.sum())
 
 
 def _ratio(part: int | None, whole: int) -> float | None:

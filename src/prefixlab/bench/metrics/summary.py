@@ -20,7 +20,7 @@ from prefixlab.bench.metrics.distribution import Distribution, FloatArray
 from prefixlab.bench.metrics.goodput import Goodput, Objectives, goodput
 from prefixlab.bench.metrics.windows import SteadyState
 from prefixlab.bench.records.record import Outcome, Record
-from prefixlab.bench.records.table import OUTCOMES, RecordTable
+from prefixlab.bench.records.table import OUTCOMES, RecordTable, as_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def summarise(
         percentiles: in percent, beside those always taken.
         objectives: what a good request meets.
     """
-    table = records if isinstance(records, RecordTable) else RecordTable.of(records)
+    table = as_table(records)
     assert len(table) == planned, f"{planned} requests planned, {len(table)} recorded"
     assert len(set(table.request_id)) == planned, "a request was recorded twice"
     asked = tuple(percentiles)

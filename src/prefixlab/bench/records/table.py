@@ -299,6 +299,10 @@ FLAGS = ("counts_estimated", "kernel_stamps")
 LABELS = ("finish_reason", "failure", "session_id", "worker")
 
 
+def as_table(records: Sequence[Record] | RecordTable) -> RecordTable:
+    return records if isinstance(records, RecordTable) else RecordTable.of(records)
+
+
 def numbers(values: Sequence[int | None]) -> IntArray:
     """A column of counts: -1 where nobody named one."""
     if None in values:
