@@ -46,12 +46,23 @@ def planned(request_id: str, *, offset_s: float = 0.0, max_new_tokens: int = 2) 
 
 
 class ScriptedTarget:
-    """A Target without a socket: every request takes `duration_s`, or fails, or never ends."""
+    """A Target without a socket: every request takes `duration_s`, fails at once (the first `num_failures` of
+    those named, or all), or breaks off after a token."""
 
-    def __init__(self, clock: Clock, *, duration_s: float = 0.0, failing: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        duration_s: float = 0.0,
+        failing: Sequence[str] = (),
+        num_failures: int | None = None,
+        breaking: Sequence[str] = (),
+    ) -> None:
         self._clock = clock
         self._duration_s = duration_s
         self._failing = failing
+        self._failures_left = num_failures
+        self._breaking = breaking
         self.started: list[str] = []
         self.in_flight = 0
         self.peak_in_flight = 0
@@ -62,12 +73,15 @@ class ScriptedTarget:
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
         try:
             yield Sent(self._clock.now())
-            if request.request_id in self._failing:
+            if request.request_id in self._failing and self._failures_left != 0:
+                self._failures_left = None if self._failures_left is None else self._failures_left - 1
                 raise TargetError("HTTP 503: queue is full")
             for done in range(1, request.max_new_tokens + 1):
                 await asyncio.sleep(self._duration_s / request.max_new_tokens)
                 yield Chunk(
                     self._clock.now(), carries_tokens=True, num_output_tokens=done, num_cached_tokens=0
                 )
+                if request.request_id in self._breaking:
+                    raise TargetError("the stream broke off")
         finally:
             self.in_flight -= 1

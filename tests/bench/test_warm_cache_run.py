@@ -212,9 +212,11 @@ def test_failed_requests_are_counted_named_and_not_fatal(fake_server: FakeServer
 
 def test_an_interrupted_point_is_handed_over_with_what_had_finished(fake_server: FakeServer) -> None:
     class InterruptingTheSecondPoint(Watching):
+        interrupted = False
+
         def progress(self, progress: Progress) -> None:
-            if len(self.started) == 2 and progress.finished:
-                fake_server.behaviour.first_event_s = 0.0
+            if len(self.started) == 2 and progress.finished and not self.interrupted:
+                self.interrupted = True
                 signal.raise_signal(signal.SIGINT)
 
         def point_started(self, shape: PointShape, repeat: int, num_requests: int) -> None:
