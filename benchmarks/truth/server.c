@@ -214,14 +214,14 @@ static bool refuse(int fd, const char *status, const char *why) {
 static const char HEAD[] = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
                            "Cache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n";
 
-/* Append one SSE event as one transfer chunk; `at` is where the bytes end, and the result where they end now. */
+/* Append one SSE event; `at` is where the bytes end, and the result where they end now. */
 __attribute__((format(printf, 2, 3))) static char *event(char *at, const char *format, ...) {
-    char payload[EVENT_SIZE / 2];
     va_list args;
     va_start(args, format);
-    int len = vsnprintf(payload, sizeof payload, format, args);
+    at += sprintf(at, "data: ");
+    at += vsnprintf(at, EVENT_SIZE, format, args);
     va_end(args);
-    return at + sprintf(at, "%x\r\ndata: %s\n\n\r\n", len + 8, payload);
+    return at + sprintf(at, "\n\n");
 }
 
 static char *usage(char *at, const struct connection *c, uint32_t done) {
@@ -254,8 +254,7 @@ static char *tail(char *at, const struct connection *c) {
                    "\"choices\":[],\"usage\":%s}",
                    c->request, opt.model, counts);
     }
-    at = event(at, "[DONE]");
-    return at + sprintf(at, "0\r\n\r\n");
+    return event(at, "[DONE]");
 }
 
 static bool read_requests(int fd);
@@ -268,8 +267,14 @@ static void write_token(struct deadline d) {
     bool blocked = false;
 
     if (c->next_token == 0 && !opt.early_headers) at += sprintf(at, "%s", HEAD);
-    at = token_event(at, c, last);
+    char *size = at; /* one write is one transfer chunk, of 4 hexadecimal digits, so that a read of several
+                        chunks is a read of several writes */
+    at = token_event(at + 6, c, last);
     if (last) at = tail(at, c);
+    char digits[16];
+    sprintf(digits, "%04x\r\n", (unsigned)(at - size - 6));
+    memcpy(size, digits, 6);
+    at += sprintf(at, last ? "\r\n0\r\n\r\n" : "\r\n");
 
     struct entry e = {.request = c->request, .token = c->next_token, .due_ns = d.due_ns};
     e.real_ns = clock_ns(CLOCK_REALTIME);
