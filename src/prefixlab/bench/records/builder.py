@@ -1,6 +1,7 @@
 """From a stream to a record: collects what a driver saw of one request, chunk by chunk.
 
-Owns how totals and guesses about token counts are reconciled. Reads no clock: every chunk brings its stamp.
+Owns how totals and guesses about token counts are reconciled. Reads no clock: every chunk brings its stamp,
+and chunks of one stamp are one arrival, since nobody can tell which of them came first.
 
 Invariant: the record's counts sum to the total the server named, where it named one.
 """
@@ -8,6 +9,7 @@ Invariant: the record's counts sum to the total the server named, where it named
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from prefixlab.bench.records.record import Failure, Outcome, Record
@@ -23,11 +25,14 @@ class RecordBuilder:
     _sent: Sent | None = None
     _first_byte_s: float | None = None
     _last_chunk_s: float = 0.0
-    _arrivals_s: list[float] = field(default_factory=list)
+    # One entry per chunk that brought tokens.
+    _times_s: list[float] = field(default_factory=list)
     _counts: list[int] = field(default_factory=list)
+    _reasoning: list[bool] = field(default_factory=list)
     _num_seen: int = 0
     _guessed: bool = False
     _total: int | None = None
+    _num_reasoning_tokens: int | None = None
     _num_prompt_tokens: int | None = None
     _num_cached_tokens: int | None = None
     _finish_reason: str | None = None
@@ -35,21 +40,29 @@ class RecordBuilder:
     def sent(self, sent: Sent) -> None:
         self._sent = sent
 
+    def first_byte(self, time_s: float) -> None:
+        """When the answer began, where that was before its first chunk."""
+        self._first_byte_s = time_s
+
     def add(self, chunk: Chunk) -> None:
         """Take in a chunk. Totals win over what earlier chunks said."""
+        arrival_s, total = chunk.arrival_s, chunk.num_output_tokens
         if self._first_byte_s is None:
-            self._first_byte_s = chunk.arrival_s
-        self._last_chunk_s = chunk.arrival_s
-        if chunk.num_output_tokens is not None:
-            self._total = chunk.num_output_tokens
+            self._first_byte_s = arrival_s
+        self._last_chunk_s = arrival_s
         if chunk.carries_tokens:
             # A chunk that does not say counts as one token, until a total says otherwise.
-            self._guessed |= chunk.num_output_tokens is None
-            brought = 1 if chunk.num_output_tokens is None else chunk.num_output_tokens - self._num_seen
+            self._guessed |= total is None
+            brought = 1 if total is None else total - self._num_seen
             if brought > 0:
-                self._arrivals_s.append(chunk.arrival_s)
+                self._times_s.append(arrival_s)
                 self._counts.append(brought)
+                self._reasoning.append(chunk.is_reasoning)
                 self._num_seen += brought
+        if total is not None:
+            self._total = total
+            if chunk.num_reasoning_tokens is not None:
+                self._num_reasoning_tokens = chunk.num_reasoning_tokens
         if chunk.num_prompt_tokens is not None:
             self._num_prompt_tokens = chunk.num_prompt_tokens
         if chunk.num_cached_tokens is not None:
@@ -65,14 +78,10 @@ class RecordBuilder:
         failure: Failure | None = None,
     ) -> Record:
         """The record of what was collected, checked."""
-        arrivals, counts, corrected = self._arrivals_s, self._counts, False
-        if self._total is not None and self._total != self._num_seen:
-            # Content nobody could see (special tokens, half characters) came with the last chunk, or before.
-            arrivals = arrivals or [self._last_chunk_s]
-            spread = list(zip(arrivals, spread_evenly(self._total, len(arrivals)), strict=True))
-            arrivals = [time for time, count in spread if count]
-            counts = [count for _, count in spread if count]
-            corrected = True
+        corrected = self._total is not None and self._total != self._num_seen
+        if corrected:
+            self._spread_total()
+        arrivals, counts = _by_stamp(self._times_s, self._counts)
         sent = self._sent
         record = replace(
             self.plan,
@@ -81,18 +90,51 @@ class RecordBuilder:
             connect_started_s=sent.connect_started_s if sent else None,
             connected_s=sent.connected_s if sent else None,
             first_byte_s=self._first_byte_s,
+            first_content_s=self._first_content_s(),
             arrivals_s=tuple(arrivals),
             arrival_counts=tuple(counts),
             counts_estimated=corrected or (self._guessed and self._total is None),
             last_s=now_s if sent else None,
             num_prompt_tokens=self._num_prompt_tokens,
             num_cached_tokens=self._num_cached_tokens,
+            num_reasoning_tokens=self._reasoning_tokens(),
             finish_reason=self._finish_reason,
             error=error,
             failure=failure or (Failure.SERVER_ERROR if outcome is Outcome.FAILED else None),
         )
         record.check()
         return record
+
+    def _spread_total(self) -> None:
+        """Content nobody could see (special tokens, half characters) came with the last chunk, or before."""
+        assert self._total is not None
+        if not self._times_s:
+            self._times_s, self._reasoning = [self._last_chunk_s], [False]
+        counts = spread_evenly(self._total, len(self._times_s))
+        kept = [place for place, count in enumerate(counts) if count]
+        self._times_s = [self._times_s[place] for place in kept]
+        self._reasoning = [self._reasoning[place] for place in kept]
+        self._counts = [counts[place] for place in kept]
+
+    def _first_content_s(self) -> float | None:
+        places = (place for place, reasons in enumerate(self._reasoning) if not reasons)
+        first = next(places, None)
+        return None if first is None else self._times_s[first]
+
+    def _reasoning_tokens(self) -> int | None:
+        """As the server said, else as its chunks were marked. No mark at all may mean that it marks none."""
+        if self._num_reasoning_tokens is not None or not any(self._reasoning):
+            return self._num_reasoning_tokens
+        return sum(count for count, reasons in zip(self._counts, self._reasoning, strict=True) if reasons)
+
+
+def _by_stamp(times_s: Sequence[float], counts: Sequence[int]) -> tuple[Sequence[float], Sequence[int]]:
+    if len(set(times_s)) == len(times_s):
+        return times_s, counts
+    merged: dict[float, int] = {}  # keeps the order in which the stamps came
+    for time_s, count in zip(times_s, counts, strict=True):
+        merged[time_s] = merged.get(time_s, 0) + count
+    return list(merged), list(merged.values())
 
 
 def spread_evenly(total: int, num_parts: int) -> list[int]:

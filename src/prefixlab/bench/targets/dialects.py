@@ -1,18 +1,23 @@
 """The APIs a server may speak, without I/O: a request as a JSON body, an event as a chunk.
 
 Owns the field names of native `/generate` (SGLang's and ours), OpenAI completions and OpenAI chat. Opens no
-socket, so a client that records first and parses later uses the same code.
+socket: a client that records first and parses later is told a name of `DIALECTS`. An answer that is not
+streamed is read as one event.
+
+Events are decoded into Structs that name only the fields used here: what else a server sends costs nothing.
 
 Invariant: what a server did not say stays None; an error it put into the stream is raised, never passed on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
+from prefixlab.bench.records.record import Failure
 from prefixlab.core.errors import ConfigError, TargetError
 from prefixlab.core.target import Chunk, TargetRequest
 
@@ -21,8 +26,24 @@ BAD_FINISH_REASONS = frozenset({"abort", "error", "timeout"})
 """Ways a server says, with status 200, that it gave up on a request."""
 
 
+class AnswerError(TargetError):
+    """An answer that is none; `failure` says in which way."""
+
+    def __init__(self, message: str, failure: Failure) -> None:
+        super().__init__(message)
+        self.failure = failure
+
+
 class Dialect(Protocol):
-    """One API. Stateless: a chunk is read from its event alone."""
+    """One API. Stateless: a chunk is read from its event alone.
+
+    Attributes:
+        name: what `DIALECTS` calls it.
+        path: where it lies on a server, from the base URL.
+    """
+
+    @property
+    def name(self) -> str: ...
 
     path: str
 
@@ -31,13 +52,94 @@ class Dialect(Protocol):
         ...
 
     def read(self, payload: bytes, arrival_s: float) -> Chunk:
-        """One event's payload (not `[DONE]`). Raises TargetError on an error event or on what is not one."""
+        """One event's payload (not `[DONE]`), or an answer that was not streamed.
+
+        Raises:
+            AnswerError: on an error event, or on what is no event of this API.
+        """
         ...
+
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
+
+
+class _Event(msgspec.Struct):
+    """What every API may say in place of an answer."""
+
+    error: Any = None
+    object: str | None = None
+
+
+class _NativeFinish(msgspec.Struct):
+    type: str | None = None
+    message: str | None = None
+
+
+class _NativeMeta(msgspec.Struct):
+    prompt_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
+    cached_tokens: _Count | None = None
+    finish_reason: _NativeFinish | str | None = None
+
+
+class _NativeEvent(_Event):
+    text: str | None = None
+    meta_info: _NativeMeta | UnsetType = UNSET
+
+
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: _Count | None = None
+
+
+class _OutputDetails(msgspec.Struct):
+    reasoning_tokens: _Count | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _OutputDetails | None = None
+
+
+class _TextChoice(msgspec.Struct):
+    text: str | None = None
+    finish_reason: str | None = None
+
+
+class _TextEvent(_Event):
+    choices: list[_TextChoice] | UnsetType = UNSET
+    usage: _Usage | None = None
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[msgspec.Raw] | None = None
+
+
+class _ChatChoice(msgspec.Struct):
+    delta: _Message | None = None
+    message: _Message | None = None
+    finish_reason: str | None = None
+
+
+class _ChatEvent(_Event):
+    choices: list[_ChatChoice] | UnsetType = UNSET
+    usage: _Usage | None = None
+
+
+_NATIVE = msgspec.json.Decoder(_NativeEvent)
+_TEXT = msgspec.json.Decoder(_TextEvent)
+_CHAT = msgspec.json.Decoder(_ChatEvent)
+_NO_USAGE = _Usage()
 
 
 class NativeDialect:
     """`POST /generate` of SGLang and prefixlab. Text and counts are totals so far, in every event."""
 
+    name: ClassVar[str] = "native"
     path = "/generate"
 
     def body(self, request: TargetRequest, model: str | None) -> dict[str, Any]:
@@ -58,41 +160,63 @@ class NativeDialect:
         return body | request.extra_body
 
     def read(self, payload: bytes, arrival_s: float) -> Chunk:
-        event = _event(payload)
-        meta = event.get("meta_info")
-        if not isinstance(meta, Mapping):
-            raise TargetError(f"an event of /generate has no meta_info: {quote(payload)}")
-        reason = meta.get("finish_reason")
-        if isinstance(reason, Mapping):
-            if reason.get("type") in BAD_FINISH_REASONS:
-                raise TargetError(f"the server gave up: {reason.get('message') or reason}")
-            reason = reason.get("type")
-        num_output = _count(meta, "completion_tokens", payload)
+        event = _decode(_NATIVE, payload)
+        meta = event.meta_info
+        if meta is UNSET:
+            raise AnswerError(f"an event of /generate has no meta_info: {quote(payload)}", Failure.GARBAGE)
+        reason = meta.finish_reason
+        if isinstance(reason, _NativeFinish):
+            if reason.type in BAD_FINISH_REASONS:
+                words = reason.message or quote(payload)
+                raise AnswerError(f"the server gave up: {words}", Failure.SERVER_ERROR)
+            reason = reason.type
+        num_output = meta.completion_tokens
         return Chunk(
-            arrival_s=arrival_s,
-            text=str(event.get("text") or ""),
+            arrival_s,
+            event.text or "",
             # An event before the first token (a server may send one per prefill chunk) carries none.
-            carries_tokens=num_output > 0 if num_output is not None else bool(event.get("text")),
-            num_output_tokens=num_output,
-            num_prompt_tokens=_count(meta, "prompt_tokens", payload),
-            num_cached_tokens=_count(meta, "cached_tokens", payload),
-            finish_reason=reason if reason is None else str(reason),
+            num_output > 0 if num_output is not None else bool(event.text),
+            num_output,
+            meta.prompt_tokens,
+            meta.cached_tokens,
+            reason,
         )
 
 
-class CompletionsDialect:
-    """OpenAI `POST /v1/completions`, prompt as token ids or text.
+class _OpenAiDialect:
+    """What completions and chat share.
 
     `continuous_usage` asks for counts in every event (`stream_options.continuous_usage_stats` of vLLM and
     SGLang), so that tokens need not be guessed from text; servers that do not know the option refuse it.
     """
 
-    path = "/v1/completions"
+    _api: ClassVar[str]
 
     def __init__(self, *, continuous_usage: bool = False) -> None:
+        self.name = f"{self._api}-continuous" if continuous_usage else self._api
         self._stream_options = {"include_usage": True}
         if continuous_usage:
             self._stream_options["continuous_usage_stats"] = True
+
+    def _fields(self, request: TargetRequest, model: str | None) -> dict[str, Any]:
+        fields: dict[str, Any] = {
+            "temperature": request.temperature,
+            "stream": True,
+            "stream_options": self._stream_options,
+        }
+        if model is not None:
+            fields["model"] = model
+        if request.ignore_eos:
+            # Not an OpenAI field: left out rather than sent as false, so that a strict server is not refused.
+            fields["ignore_eos"] = True
+        return fields
+
+
+class CompletionsDialect(_OpenAiDialect):
+    """OpenAI `POST /v1/completions`, prompt as token ids or text."""
+
+    _api = "completions"
+    path = "/v1/completions"
 
     def body(self, request: TargetRequest, model: str | None) -> dict[str, Any]:
         if request.prompt_token_ids is not None:
@@ -102,121 +226,133 @@ class CompletionsDialect:
         else:
             raise ConfigError("/v1/completions takes token ids or text, not messages")
         body = {"prompt": prompt, "max_tokens": request.max_new_tokens}
-        return body | _openai_fields(request, model, self._stream_options) | request.extra_body
+        return body | self._fields(request, model) | request.extra_body
 
     def read(self, payload: bytes, arrival_s: float) -> Chunk:
-        event = _event(payload)
-        choice = _first_choice(event, payload)
-        text = str(choice.get("text") or "") if choice is not None else ""
-        reason = choice.get("finish_reason") if choice is not None else None
+        event = _decode(_TEXT, payload)
+        choice = _first(event.choices, payload)
+        if choice is None:
+            return _openai_chunk(event.usage, payload, arrival_s)
+        text, reason = choice.text or "", choice.finish_reason
         # A token may decode to no text yet (half a character), so an event with a choice carries one; a bare
         # finish reason does not.
-        carries = choice is not None and (bool(text) or reason is None)
-        return _openai_chunk(event, payload, arrival_s, text, carries, reason)
+        return _openai_chunk(
+            event.usage, payload, arrival_s, True, bool(text) or reason is None, text, reason
+        )
 
 
-class ChatDialect:
-    """OpenAI `POST /v1/chat/completions`. Reasoning content counts as output: it is generated too."""
+class ChatDialect(_OpenAiDialect):
+    """OpenAI `POST /v1/chat/completions`. Reasoning is output, generated like the rest, and told apart."""
 
+    _api = "chat"
     path = "/v1/chat/completions"
-
-    def __init__(self, *, continuous_usage: bool = False) -> None:
-        self._stream_options = {"include_usage": True}
-        if continuous_usage:
-            self._stream_options["continuous_usage_stats"] = True
 
     def body(self, request: TargetRequest, model: str | None) -> dict[str, Any]:
         if request.messages is None:
             raise ConfigError("/v1/chat/completions takes messages, not token ids or bare text")
         body = {"messages": list(request.messages), "max_completion_tokens": request.max_new_tokens}
-        return body | _openai_fields(request, model, self._stream_options) | request.extra_body
+        return body | self._fields(request, model) | request.extra_body
 
     def read(self, payload: bytes, arrival_s: float) -> Chunk:
-        event = _event(payload)
-        choice = _first_choice(event, payload)
-        delta = choice.get("delta") if choice is not None else None
-        delta = delta if isinstance(delta, Mapping) else {}
-        text = str(delta.get("content") or "")
-        hidden = delta.get("reasoning_content") or delta.get("reasoning") or delta.get("tool_calls")
-        reason = choice.get("finish_reason") if choice is not None else None
+        event = _decode(_CHAT, payload)
+        choice = _first(event.choices, payload)
+        if choice is None:
+            return _openai_chunk(event.usage, payload, arrival_s)
+        said = choice.delta or choice.message or _SILENCE
+        answers = bool(said.content or said.tool_calls)
+        reasons = bool(said.reasoning_content or said.reasoning)
         # The role-only event that opens a stream is not a token (it would make TTFT the time to the headers).
-        return _openai_chunk(event, payload, arrival_s, text, bool(text or hidden), reason)
+        return _openai_chunk(
+            event.usage,
+            payload,
+            arrival_s,
+            True,
+            answers or reasons,
+            said.content or "",
+            choice.finish_reason,
+            reasons and not answers,
+        )
 
 
-def _openai_fields(
-    request: TargetRequest, model: str | None, stream_options: dict[str, bool]
-) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "temperature": request.temperature,
-        "stream": True,
-        "stream_options": stream_options,
-    }
-    if model is not None:
-        fields["model"] = model
-    if request.ignore_eos:
-        # Not an OpenAI field: left out rather than sent as false, so that a strict server is not refused.
-        fields["ignore_eos"] = True
-    return fields
+_SILENCE = _Message()
 
 
 def _openai_chunk(
-    event: Mapping[str, Any], payload: bytes, arrival_s: float, text: str, carries: bool, reason: Any
+    usage: _Usage | None,
+    payload: bytes,
+    arrival_s: float,
+    has_choice: bool = False,
+    carries: bool = False,
+    text: str = "",
+    reason: str | None = None,
+    is_reasoning: bool = False,
 ) -> Chunk:
     if reason in BAD_FINISH_REASONS:
-        raise TargetError(f"the server gave up: {quote(payload)}")
-    usage = event.get("usage")
-    usage = usage if isinstance(usage, Mapping) else {}
-    details = usage.get("prompt_tokens_details")
-    num_output = _count(usage, "completion_tokens", payload)
+        raise AnswerError(f"the server gave up: {quote(payload)}", Failure.SERVER_ERROR)
+    if usage is None:
+        return Chunk(arrival_s, text, carries, None, None, None, reason, is_reasoning)
+    num_output = usage.completion_tokens
+    prompt, output = usage.prompt_tokens_details, usage.completion_tokens_details
     return Chunk(
-        arrival_s=arrival_s,
-        text=text,
+        arrival_s,
+        text,
         # With counts in every event, the counts say what came: a half character is a token without text.
-        carries_tokens=carries or bool(num_output and _has_choice(event)),
-        num_output_tokens=num_output,
-        num_prompt_tokens=_count(usage, "prompt_tokens", payload),
-        num_cached_tokens=_count(details, "cached_tokens", payload) if isinstance(details, Mapping) else None,
-        finish_reason=reason if reason is None else str(reason),
+        carries or bool(num_output and has_choice),
+        num_output,
+        usage.prompt_tokens,
+        prompt.cached_tokens if prompt is not None else None,
+        reason,
+        is_reasoning,
+        output.reasoning_tokens if output is not None else None,
     )
 
 
-def _has_choice(event: Mapping[str, Any]) -> bool:
-    return bool(event.get("choices"))
+_E = TypeVar("_E", bound=_Event)
+_T = TypeVar("_T")
 
 
-def _first_choice(event: Mapping[str, Any], payload: bytes) -> Mapping[str, Any] | None:
-    choices = event.get("choices")
-    if not isinstance(choices, list):
-        raise TargetError(f"an event has no choices: {quote(payload)}")
-    if not choices:
-        return None
-    if not isinstance(choices[0], Mapping):
-        raise TargetError(f"a choice is not an object: {quote(payload)}")
-    return choices[0]
+def _decode(decoder: msgspec.json.Decoder[_E], payload: bytes) -> _E:
+    try:
+        event = decoder.decode(payload)
+        if not event.error and event.object != "error":
+            return event
+        fault = None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        fault = error
+    # An error event may differ in other fields too, so it is looked for before they are blamed.
+    if fault is None or _reports_error(payload):
+        words = f"the server reported an error in the stream: {quote(payload)}"
+        raise AnswerError(words, Failure.SERVER_ERROR)
+    if isinstance(fault, msgspec.ValidationError):
+        raise AnswerError(f"not an event of this API ({fault}): {quote(payload)}", Failure.GARBAGE)
+    raise AnswerError(f"an event is not JSON: {quote(payload)}", Failure.GARBAGE)
 
 
-def _event(payload: bytes) -> dict[str, Any]:
+def _reports_error(payload: bytes) -> bool:
     try:
         event = msgspec.json.decode(payload)
-    except msgspec.DecodeError:
-        raise TargetError(f"an event is not JSON: {quote(payload)}") from None
-    if not isinstance(event, dict):
-        raise TargetError(f"an event is not an object: {quote(payload)}")
-    if event.get("error") or event.get("object") == "error":
-        raise TargetError(f"the server reported an error in the stream: {quote(payload)}")
-    return event
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return isinstance(event, dict) and bool(event.get("error") or event.get("object") == "error")
 
 
-def _count(source: Mapping[str, Any], name: str, payload: bytes) -> int | None:
-    value = source.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise TargetError(f"{name} is not a count: {quote(payload)}")
-    return value
+def _first(choices: list[_T] | UnsetType, payload: bytes) -> _T | None:
+    if choices is UNSET:
+        raise AnswerError(f"an event has no choices: {quote(payload)}", Failure.GARBAGE)
+    return choices[0] if choices else None
 
 
 def quote(payload: bytes) -> str:
     """A server's words, for a message: cut to a length people read."""
     text = payload.decode("utf-8", "replace").strip()
     return text if len(text) <= QUOTE_LIMIT else text[:QUOTE_LIMIT] + " …"
+
+
+DIALECTS: dict[str, Callable[[], Dialect]] = {
+    "native": NativeDialect,
+    "completions": CompletionsDialect,
+    "completions-continuous": lambda: CompletionsDialect(continuous_usage=True),
+    "chat": ChatDialect,
+    "chat-continuous": lambda: ChatDialect(continuous_usage=True),
+}
+"""By the names that jobs and reports use."""
