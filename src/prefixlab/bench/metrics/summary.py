@@ -50,6 +50,8 @@ class Metrics:
     concurrency: float | None
     """Σ E2E / duration: requests in flight on average."""
     peak_concurrency: int
+    peak_queued: int
+    """Most requests due and not yet sent at once."""
     peak_output_throughput: float | None
     """Most output tokens within one second."""
     steady: SteadyState | None
@@ -127,6 +129,7 @@ def summarise(
         total_throughput=rate(num_input + num_output),
         concurrency=rate(float(e2e_s.sum())),
         peak_concurrency=windows.peak_concurrency(table),
+        peak_queued=windows.peak_queued(table),
         peak_output_throughput=windows.busiest_second(table),
         steady=windows.steady_state(table, windows.steady_windows(table, open_loop=open_loop)),
         goodput=None
@@ -164,6 +167,7 @@ _SCALARS: dict[str, tuple[str, ...]] = {
     "total_throughput": ("total_throughput", "total_token_throughput"),
     "concurrency": ("concurrency",),
     "peak_concurrency": ("max_concurrent_requests",),
+    "peak_queued": ("max_queued_requests",),
     "peak_output_throughput": ("max_output_tokens_per_s",),
     "num_reasoning_tokens": ("total_reasoning_tokens",),
     "num_retries": ("retries",),

@@ -72,17 +72,31 @@ def duration_s(table: RecordTable) -> float:
 
 def peak_concurrency(table: RecordTable) -> int:
     """Most requests sent and not yet ended at once, over all client processes."""
-    peaks = (in_flight(table, rows)[1].max(initial=0) for _, rows in each_segment(table))
-    return int(max(peaks, default=0))
+    return max((_peak(*in_flight(table, rows)) for _, rows in each_segment(table)), default=0)
+
+
+def peak_queued(table: RecordTable) -> int:
+    """Most requests due and not yet sent at once."""
+    peak = 0
+    for _, rows in each_segment(table):
+        ends_s = table.last_s[rows & ~np.isnan(table.last_s)]
+        due = rows & (table.intended_s <= ends_s.max(initial=-np.inf))
+        sent_s = np.where(np.isnan(table.sent_s), np.inf, table.sent_s)
+        peak = max(peak, _peak(*levels(table.intended_s[due], sent_s[due])))
+    return peak
 
 
 def in_flight(table: RecordTable, rows: BoolArray) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-    """(times, requests in flight from each on), shapes (events,). At one instant ends come before starts: in
-    closed loop the one makes room for the other."""
+    """(times, requests of `rows` in flight from each on), shapes (events,)."""
     sent = rows & ~np.isnan(table.sent_s) & ~np.isnan(table.last_s)
-    num = int(sent.sum())
-    times = np.concatenate([table.last_s[sent], table.sent_s[sent]])
-    steps = np.repeat(np.array([-1, 1], dtype=np.int64), num)
+    return levels(table.sent_s[sent], table.last_s[sent])
+
+
+def levels(start_s: FloatArray, end_s: FloatArray) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+    """(times, how many spans are open from each on), shapes (2 n,). At one instant ends come before starts:
+    in closed loop the one makes room for the other."""
+    times = np.concatenate([end_s, start_s])
+    steps = np.repeat(np.array([-1, 1], dtype=np.int64), len(start_s))
     order = np.argsort(times, kind="stable")
     return times[order], np.cumsum(steps[order])
 
@@ -91,18 +105,34 @@ def busiest_second(table: RecordTable) -> float | None:
     """Most output tokens within one second, in seconds counted from the first request of each segment."""
     most = None
     for _, rows in each_segment(table):
-        rows = rows & table.ok & (table.num_arrivals > 0)
-        if not rows.any():
-            continue
-        start_s = float(table.sent_s[rows].min())
-        seconds = np.zeros(int(table.last_arrival_s[rows].max() - start_s) + 1)
-        chosen = np.repeat(rows, table.num_arrivals)
-        for at in range(0, len(chosen), _BLOCK):
-            kept = chosen[at : at + _BLOCK]
-            which = (table.arrivals_s[at : at + _BLOCK][kept] - start_s).astype(np.int64)
-            seconds += np.bincount(which, table.counts[at : at + _BLOCK][kept], minlength=len(seconds))
-        most = max(most or 0.0, float(seconds.max()))
+        timed = rows & table.ok & (table.num_arrivals > 0)
+        if timed.any():
+            start_s = float(table.sent_s[timed].min())
+            num_seconds = int(table.last_arrival_s[timed].max() - start_s) + 1
+            tokens = tokens_by_slice(table, timed, Window(0, start_s, start_s + num_seconds), num_seconds)
+            most = max(most or 0.0, float(tokens.max()))
     return most
+
+
+def tokens_by_slice(table: RecordTable, rows: BoolArray, window: Window, num_slices: int) -> FloatArray:
+    """Output tokens of `rows` that arrived in each of the equal slices of `window`, shape (num_slices,)."""
+    chosen = np.repeat(rows, table.num_arrivals)
+    tokens = np.zeros(num_slices)
+    for at in range(0, len(chosen), _BLOCK):  # by blocks: an array of slices is as large as the arrivals
+        block = slice(at, at + _BLOCK)
+        inside = chosen[block] & _inside(table.arrivals_s[block], window)
+        which = (table.arrivals_s[block][inside] - window.start_s) * (num_slices / window.duration_s)
+        places = np.minimum(which.astype(np.int64), num_slices - 1)
+        tokens += np.bincount(places, table.counts[block][inside], minlength=num_slices)
+    return tokens
+
+
+def ends_by_slice(table: RecordTable, rows: BoolArray, window: Window, num_slices: int) -> FloatArray:
+    """Requests of `rows` that ended in each of the equal slices of `window`, shape (num_slices,)."""
+    ends_s = table.last_s[rows & _inside(table.last_s, window)]
+    which = (ends_s - window.start_s) * (num_slices / window.duration_s)
+    places = np.minimum(which.astype(np.int64), num_slices - 1)
+    return np.bincount(places, minlength=num_slices).astype(np.float64)
 
 
 def steady_windows(table: RecordTable, *, open_loop: bool) -> list[Window]:
@@ -120,7 +150,7 @@ def steady_state(table: RecordTable, windows: list[Window]) -> SteadyState | Non
         rows = table.ok & (table.segment == window.segment)
         finished += int((rows & _inside(table.last_s, window)).sum())
         num_input += int(table.prompt_tokens[rows & _inside(table.first_arrival_s, window)].sum())
-        num_output += int(tokens_inside(table, rows, window))
+        num_output += int(tokens_by_slice(table, rows, window, 1).sum())
     return SteadyState(
         windows=tuple(windows),
         duration_s=duration,
@@ -131,10 +161,8 @@ def steady_state(table: RecordTable, windows: list[Window]) -> SteadyState | Non
     )
 
 
-def tokens_inside(table: RecordTable, rows: BoolArray, window: Window) -> int:
-    """Output tokens of `rows` that arrived inside `window`."""
-    arrived = _inside(table.arrivals_s, window) & np.repeat(rows, table.num_arrivals)
-    return int(np.sum(table.counts, where=arrived, dtype=np.int64))
+def _peak(times: FloatArray, level: npt.NDArray[np.int64]) -> int:
+    return int(level.max(initial=0))
 
 
 def _between_intents(table: RecordTable, segment: int, rows: BoolArray) -> Window | None:

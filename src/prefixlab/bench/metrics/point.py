@@ -1,0 +1,191 @@
+"""One point, judged: everything its reports show, from its records, its settings and the client's health.
+
+Owns which figures get an interval, and how repeats come together: latencies pooled over the requests of all
+of them, rates as totals over summed durations, intervals over the repeats where there are enough, else by
+batch means within.
+
+Invariant: the same records and settings give the same result; nothing here reads a clock or a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from prefixlab.bench.loadgen.health import ClientHealth
+from prefixlab.bench.metrics import intervals, latencies, windows
+from prefixlab.bench.metrics.distribution import FloatArray
+from prefixlab.bench.metrics.goodput import Objectives
+from prefixlab.bench.metrics.intervals import Interval
+from prefixlab.bench.metrics.saturation import Saturation, saturation
+from prefixlab.bench.metrics.summary import Metrics, percentile_name, summarise
+from prefixlab.bench.records.table import RecordTable
+from prefixlab.bench.verdict import CacheCheck, check_cache
+
+LATENCIES = ("ttft", "tpot", "itl", "e2el")
+"""What `--percentile-metrics` may name; a point shows those its settings select."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointSettings:
+    """What was asked of a point, as reports name it.
+
+    Attributes:
+        tokenizer: None where none was used.
+        open_loop: requests went at their own times; else as slots came free.
+        request_rate: per second; infinite where no rate was asked for.
+        arrivals: in words, such as "Poisson" or "ramp 1 to 20 req/s".
+        selected: which of LATENCIES are shown.
+        percentiles: in percent, shown of each.
+        metadata: the user's own keys, which results carry as they are.
+        swept: the options this point of a sweep sets, by flag or name, in the order given; empty otherwise.
+    """
+
+    backend: str
+    model: str | None
+    num_prompts: int
+    open_loop: bool
+    date: str
+    tokenizer: str | None = None
+    dataset: str = "random"
+    label: str | None = None
+    request_rate: float = float("inf")
+    burstiness: float = 1.0
+    arrivals: str = ""
+    max_concurrency: int | None = None
+    objectives: Objectives | None = None
+    selected: tuple[str, ...] = ("ttft", "tpot", "itl")
+    percentiles: tuple[float, ...] = (99.0,)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    swept: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointResult:
+    """See the module.
+
+    Attributes:
+        table: all repeats' rows; repeats lie in segments of their own.
+        runs: the metrics of each repeat.
+        intervals: by field of Metrics and statistic, as ("ttft_s", "mean") or ("ttft_s", "p99"); of rates the
+            statistic is "", as ("output_throughput", "") and ("steady_output_throughput", "").
+        saturation: None in closed loop, and where there is too little to tell.
+        interrupted: ended before its plan was done.
+    """
+
+    settings: PointSettings
+    table: RecordTable
+    metrics: Metrics
+    runs: tuple[Metrics, ...]
+    intervals: Mapping[tuple[str, str], Interval]
+    saturation: Saturation | None
+    check: CacheCheck
+    health: ClientHealth
+    notes: tuple[str, ...] = ()
+    interrupted: bool = False
+
+    @property
+    def saturated(self) -> bool:
+        return self.saturation is not None and self.saturation.saturated
+
+
+def evaluate(
+    settings: PointSettings,
+    runs: Sequence[RecordTable],
+    health: ClientHealth,
+    *,
+    notes: Iterable[str] = (),
+    interrupted: bool = False,
+) -> PointResult:
+    """Judge a point from one table per repeat. AssertionError where a table holds a request twice."""
+
+    def fold(table: RecordTable) -> Metrics:
+        return summarise(
+            table,
+            len(table),
+            open_loop=settings.open_loop,
+            percentiles=settings.percentiles,
+            objectives=settings.objectives,
+        )
+
+    table = RecordTable.pool(runs)
+    metrics = fold(table)
+    folded = tuple(fold(run) for run in runs) if len(runs) > 1 else (metrics,)
+    found = _within(table, settings) | _over_repeats(folded)
+    return PointResult(
+        settings=settings,
+        table=table,
+        metrics=metrics,
+        runs=folded,
+        intervals={key: interval for key, interval in found.items() if interval is not None},
+        saturation=saturation(runs[-1]) if settings.open_loop else None,
+        check=check_cache(table),
+        health=health,
+        notes=tuple(notes),
+        interrupted=interrupted,
+    )
+
+
+_SERIES: dict[str, Callable[[RecordTable], FloatArray]] = {
+    "ttft_s": latencies.ttft_s,
+    "tpot_s": latencies.tpot_s,
+    "e2e_s": latencies.e2e_s,
+    "ttft_from_intent_s": latencies.ttft_from_intent_s,
+    "e2e_from_intent_s": latencies.e2e_from_intent_s,
+}
+NUM_SLICES = 60
+"""Of each steady window, for the interval of its throughput."""
+
+Found = dict[tuple[str, str], Interval | None]
+
+
+def _within(table: RecordTable, settings: PointSettings) -> Found:
+    """From the series of one run (or of several, one after another): batch means."""
+    timed = table.ok & (table.num_arrivals > 0)
+    order = np.lexsort((table.sent_s, table.segment))
+    order = order[timed[order]]
+    found: Found = {}
+    for name, series in _SERIES.items():
+        values = series(table)[order]
+        values = values[~np.isnan(values)]
+        found[name, "mean"] = intervals.of_mean(values)
+        for percent in {50.0, *settings.percentiles}:
+            found[name, percentile_name(percent)] = intervals.of_percentile(values, percent)
+    first_counts = table.counts[table.arrival_start[order]]
+    later_tokens = (table.num_output_tokens[order] - first_counts).astype(np.float64)
+    decode_s = (table.last_arrival_s - table.first_arrival_s)[order]
+    some = later_tokens > 0
+    found["itl_s", "mean"] = intervals.of_ratio(decode_s[some], later_tokens[some])
+    return found | _steady(table, settings)
+
+
+def _steady(table: RecordTable, settings: PointSettings) -> Found:
+    """Of the steady throughput: its slices are a series in time."""
+    requests, tokens, seconds = [np.empty(0)], [np.empty(0)], [np.empty(0)]
+    for window in windows.steady_windows(table, open_loop=settings.open_loop):
+        rows = table.ok & (table.segment == window.segment)
+        requests.append(windows.ends_by_slice(table, rows, window, NUM_SLICES))
+        tokens.append(windows.tokens_by_slice(table, rows, window, NUM_SLICES))
+        seconds.append(np.full(NUM_SLICES, window.duration_s / NUM_SLICES))
+    duration_s = np.concatenate(seconds)
+    return {
+        ("steady_request_throughput", ""): intervals.of_ratio(np.concatenate(requests), duration_s),
+        ("steady_output_throughput", ""): intervals.of_ratio(np.concatenate(tokens), duration_s),
+    }
+
+
+def _over_repeats(runs: Sequence[Metrics]) -> Found:
+    """Of means and of rates: from one repeat to the next everything may differ, so this is the wider truth.
+    Percentiles are left to the pool: nobody averages them."""
+    if len(runs) < intervals.FEWEST_REPEATS:
+        return {}
+    found: Found = {
+        (name, "mean"): intervals.of_repeats([getattr(run, name).mean for run in runs])
+        for name in (*_SERIES, "itl_s")
+    }
+    for name in ("request_throughput", "output_throughput", "total_throughput"):
+        found[name, ""] = intervals.of_repeats([getattr(run, name) for run in runs])
+    return found
