@@ -60,11 +60,35 @@ def endpoint_under_test(
     """
     from prefixlab.bench.targets.endpoint import open_endpoint
 
+    if config.is_in_process:
+        with _engine_in_process(config, args, *bench_configs) as endpoint:
+            yield endpoint
+        return
     with (
         server_under_test(config, args, *bench_configs) as url,
         open_endpoint(config, url, tokenizer_maker(config)) as endpoint,
     ):
         yield endpoint
+
+
+@contextmanager
+def _engine_in_process(
+    config: TargetConfig, args: argparse.Namespace, *bench_configs: type
+) -> Iterator[Endpoint]:
+    from prefixlab.bench.targets.endpoint import open_in_process
+    from prefixlab.cli.in_process import in_process_target
+    from prefixlab.core.clock import MonotonicClock
+
+    print("loading the engine into this process", file=sys.stderr)
+    with in_process_target(args, *bench_configs) as target:
+        yield open_in_process(
+            config,
+            target,
+            MonotonicClock(),
+            info=target.info,
+            flush=target.flush,
+            make_tokenizer=tokenizer_maker(config),
+        )
 
 
 @contextmanager

@@ -114,7 +114,7 @@ class TargetConfig:
             raise ConfigError(
                 f"--backend {IN_PROCESS} asks no server: leave out --base-url, --host and --port"
             )
-        for name in ("endpoint", "header", "extra_request_body", "api_key", "admin_api_key", "num_workers"):
+        for name in ("endpoint", "header", "insecure", "request_timeout_s", "num_workers"):
             if getattr(self, name):
                 raise ConfigError(f"--{name.replace('_', '-')} is for a server behind HTTP, not {IN_PROCESS}")
 

@@ -97,16 +97,15 @@ def run_trace(
     ]
     load = Load(open_loop=True, num_workers=endpoint.num_workers)
     drive = endpoint.driver.run(plan, load, on_progress=on_progress)
-    records = drive.records
-    check = check_cache(records)
+    check = check_cache(drive.table)
     return TraceRun(
         trace=fitted,
         fitting=fitting,
         speedup=speedup,
         cold_start=cold_start,
         salt=salt,
-        records=tuple(records),
-        metrics=summarise(records, planned=len(plan)),
+        records=tuple(drive.records),
+        metrics=summarise(drive.table, planned=len(plan), open_loop=True),
         check=check,
         notes=(
             *endpoint.warnings,
@@ -117,7 +116,7 @@ def run_trace(
             ),
             f"prompts made of {vocabulary.describe()}",
             *_notes(fitted, fitting, cold_start, check),
-            *delivery_notes(records, ignore_eos=endpoint.ignore_eos),
+            *delivery_notes(drive.table, ignore_eos=endpoint.ignore_eos),
             *client_notes(drive.health),
         ),
         interrupted=drive.interrupted,

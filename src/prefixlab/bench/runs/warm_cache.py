@@ -156,16 +156,15 @@ class _Sweep:
             ),
             on_progress=self._listener.progress,
         )
-        records = drive.records
         return PointRun(
             shape=shape,
             repeat=repeat,
             cold_start=cold_start,
             salt=salt,
             warm_up_cached_tokens=warmed,
-            records=tuple(records),
-            metrics=summarise(records, planned=self._options.num_prompts),
-            check=check_cache(records),
+            records=tuple(drive.records),
+            metrics=summarise(drive.table, planned=self._options.num_prompts),
+            check=check_cache(drive.table),
             notes=tuple(self._notes(shape, warmed, drive)),
             interrupted=drive.interrupted,
         )
@@ -221,5 +220,5 @@ class _Sweep:
             notes.append(f"the chat template's first {head} tokens are shared by every prompt")
         if warmed and warmed > (self._endpoint.expected_cached_tokens(head, shape.total_tokens) or 0):
             notes.append(f"the warm-up itself found {warmed} cached tokens: this point did not start cold")
-        notes += delivery_notes(drive.records, ignore_eos=self._endpoint.ignore_eos)
+        notes += delivery_notes(drive.table, ignore_eos=self._endpoint.ignore_eos)
         return notes + client_notes(drive.health)

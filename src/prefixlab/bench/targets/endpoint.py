@@ -206,7 +206,7 @@ def open_in_process(
         page_size=_page_size(config, facts),
         expects_miss=_expects_miss(config, facts),
         ignore_eos=not config.disable_ignore_eos,
-        extra_body={},
+        extra_body=config.extra_body(),
     )
 
 
