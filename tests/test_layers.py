@@ -35,7 +35,7 @@ EXTRA: dict[str, set[str]] = {
     "server/launch.py": {"engine"},
 }
 CORE_THIRD_PARTY = {"msgspec", "numpy", "xxhash"}
-MAY_USE_TIME = {"core/clock.py", "bench/calibrate/metronome.py"}
+MAY_USE_TIME = {"core/clock.py", "bench/calibrate/metronome.py", "bench/loadgen/sockets/stamps.py"}
 
 
 def source_files() -> list[Path]:

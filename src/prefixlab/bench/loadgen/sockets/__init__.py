@@ -1,0 +1,1 @@
+"""The socket loop: sends planned requests at their times, stamps what comes back, understands nothing."""
