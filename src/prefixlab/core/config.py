@@ -133,7 +133,7 @@ def as_public_dict(config: Any) -> dict[str, Any]:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         hidden = field.metadata.get("secret") and value not in (None, ())
-        shown[field.name] = "***" if hidden else value
+        shown[field.name] = MASK if hidden else value
     return shown
 
 

@@ -148,7 +148,9 @@ class LoadConfig:
         line = self.ramp_up_strategy, self.ramp_up_start_rps, self.ramp_up_end_rps
         return ramp_bringing(num_requests, *line) if self.duration is None else ramp(*line, self.duration)
 
-    def offsets(self, num_requests: int | None, default: int, seed: int) -> FloatArray | None:
+    def offsets(
+        self, num_requests: int | None, default: int, seed: int, repeat: int = 0
+    ) -> FloatArray | None:
         """When requests arrive, in seconds from the start; None where nothing says when.
 
         Args:
@@ -159,14 +161,15 @@ class LoadConfig:
         """
         if not self.has_times:
             return None
+        key = (seed, repeat)
         within_s = math.inf if self.duration is None else self.duration
         if self.schedule is not None:
             offsets = read_schedule(Path(self.schedule))[:num_requests]
         elif num_requests is None and self.ends_by_itself:
-            offsets = arrivals_within(self.rate(default), self.burstiness, seed, within_s)
+            offsets = arrivals_within(self.rate(default), self.burstiness, key, within_s)
         else:
             count = num_requests or default
-            offsets = arrivals(self.rate(count), self.burstiness, seed, limit=count)
+            offsets = arrivals(self.rate(count), self.burstiness, key, limit=count)
         offsets = offsets[offsets < within_s]
         if not len(offsets):
             raise ConfigError(f"no request arrives: {self.describe()}")

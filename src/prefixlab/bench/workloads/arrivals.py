@@ -24,6 +24,8 @@ import numpy.typing as npt
 from prefixlab.core.errors import ConfigError
 
 FloatArray = npt.NDArray[np.float64]
+Key = tuple[int, ...]
+"""What random numbers depend on: whole numbers ≥ 0."""
 
 POISSON = 1.0
 CONSTANT = math.inf
@@ -149,7 +151,7 @@ def ramp_bringing(num_requests: int, strategy: str, start_per_s: float, end_per_
     return ramp(strategy, start_per_s, end_per_s, num_requests / per_second_of_ramp)
 
 
-def unit_times(count: int, burstiness: float, seed: int) -> FloatArray:
+def unit_times(count: int, burstiness: float, key: Key) -> FloatArray:
     """`count` arrivals of a process of rate 1, shape (count,).
 
     Intervals are gamma with shape `burstiness` and mean 1, as vLLM's client draws them; CONSTANT makes them
@@ -157,29 +159,29 @@ def unit_times(count: int, burstiness: float, seed: int) -> FloatArray:
     """
     if math.isinf(burstiness):
         return np.arange(count, dtype=np.float64)
-    draw = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, count_key(burstiness)))))
+    draw = np.random.Generator(np.random.PCG64(np.random.SeedSequence((*key, _bits(burstiness)))))
     return np.cumsum(draw.standard_gamma(burstiness, size=count) / burstiness)
 
 
-def count_key(burstiness: float) -> int:
-    """The bits of a float as a whole number ≥ 0, to seed with."""
-    return int(np.float64(burstiness).view(np.uint64))
+def _bits(number: float) -> int:
+    """A float as a whole number ≥ 0, to seed with."""
+    return int(np.float64(number).view(np.uint64))
 
 
-def arrivals(rate: Rate, burstiness: float, seed: int, *, limit: int) -> FloatArray:
+def arrivals(rate: Rate, burstiness: float, key: Key, *, limit: int) -> FloatArray:
     """The first `limit` arrivals, or as many as the rate brings, in seconds from the start."""
-    work = unit_times(limit, burstiness, seed)
+    work = unit_times(limit, burstiness, key)
     return rate.when(work[work < rate.total])
 
 
-def arrivals_within(rate: Rate, burstiness: float, seed: int, duration_s: float) -> FloatArray:
+def arrivals_within(rate: Rate, burstiness: float, key: Key, duration_s: float) -> FloatArray:
     """All arrivals before `duration_s`, or before the rate ends; one of them must come.
 
-    The same as the first ones of any longer run with the same seed.
+    The same as the first ones of any longer run with the same key.
     """
     count = 64
     while True:
-        offsets = arrivals(rate, burstiness, seed, limit=count)
+        offsets = arrivals(rate, burstiness, key, limit=count)
         if len(offsets) < count or offsets[-1] >= duration_s:
             return offsets[offsets < duration_s]
         count *= 2

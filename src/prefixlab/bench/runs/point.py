@@ -1,0 +1,257 @@
+"""One point's requests: how many, when, how long, and what each says.
+
+Owns the way from settings to a plan. An `Outline` needs no server, so a dry run can show it; with an endpoint
+it becomes Planned requests.
+
+Invariants: requests depend on (seed, this point's own settings, repeat, salt) alone; the same settings give
+the same ids, so a run can go on where it stopped.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prefixlab.bench.config.dataset import DEFAULT_NUM_PROMPTS, SamplingConfig
+from prefixlab.bench.config.serve import ServeConfig
+from prefixlab.bench.loadgen.plan import Load, Planned
+from prefixlab.bench.targets.endpoint import Endpoint
+from prefixlab.bench.workloads.arrivals import FloatArray
+from prefixlab.bench.workloads.custom import Row, choose_rows, content_of, read_rows
+from prefixlab.bench.workloads.random import RandomShape, draw_lengths, make_prompts, num_shared_tokens
+from prefixlab.bench.workloads.wording import IdWording, Prompt, Wording
+from prefixlab.bench.workloads.words import TextWording, WordWording
+from prefixlab.core.errors import ConfigError
+from prefixlab.core.seams import Tokenizer
+from prefixlab.core.target import TargetRequest
+
+CHAT = "openai-chat"
+NATIVE = ("prefixlab", "sglang", "in-process")
+WARM_UP_SALT = 1 << 63
+"""No salt of a measured run: those stay below 2⁶²."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """What one repeat of a point sends, before any prompt is made.
+
+    Attributes:
+        offsets_s: shape (num_requests,); None where nothing says when.
+        prompt_tokens: shape (num_requests,), as asked for; None where only the server can count.
+        output_tokens: shape (num_requests,).
+        shape: of random prompts; rows: of a file. One of the two.
+    """
+
+    num_requests: int
+    offsets_s: FloatArray | None
+    prompt_tokens: Sequence[int] | None
+    output_tokens: Sequence[int]
+    shape: RandomShape | None = None
+    rows: Sequence[Row] = ()
+
+    @property
+    def last_arrival_s(self) -> float:
+        return 0.0 if self.offsets_s is None else float(self.offsets_s[-1])
+
+
+def outline(config: ServeConfig, repeat: int = 0) -> Outline:
+    """Raises ConfigError where files cannot be read, or settings bring no request."""
+    dataset, load = config.dataset, config.load
+    offsets = load.offsets(dataset.num_prompts, DEFAULT_NUM_PROMPTS, dataset.seed, repeat)
+    if dataset.dataset_name == "custom":
+        assert dataset.dataset_path is not None, "checked with the settings"
+        rows = choose_rows(read_rows(Path(dataset.dataset_path), dataset.custom_output_len), dataset)
+        if offsets is not None:
+            rows, offsets = rows[: len(offsets)], offsets[: len(rows)]
+        return Outline(
+            num_requests=len(rows),
+            offsets_s=offsets,
+            prompt_tokens=None,
+            output_tokens=[row.num_output_tokens for row in rows],
+            rows=rows,
+        )
+    count = (dataset.num_prompts or DEFAULT_NUM_PROMPTS) if offsets is None else len(offsets)
+    inputs, outputs = dataset.lengths(as_sglang=config.as_sglang)
+    shape = RandomShape(count, inputs, outputs, dataset.random_prefix_len)
+    lengths = draw_lengths(shape, dataset.seed, config.key())
+    return Outline(
+        num_requests=count,
+        offsets_s=offsets,
+        prompt_tokens=lengths.prompt.tolist(),
+        output_tokens=lengths.output.tolist(),
+        shape=shape,
+    )
+
+
+def load_of(config: ServeConfig, *, spent_s: float = 0.0) -> Load:
+    """How the plan is paced; `spent_s` of --duration are over already."""
+    load = config.load
+    left_s = None if load.duration is None else max(0.0, load.duration - spent_s)
+    return Load(
+        open_loop=load.open_loop,
+        max_concurrency=load.max_concurrency,
+        num_workers=config.target.num_workers,
+        stop_after_s=left_s,
+        retries=load.retries,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """One request, before it has an id and a time.
+
+    Attributes:
+        prompt: the field of TargetRequest that holds it.
+        num_prompt_tokens: 0 where only the server can count.
+    """
+
+    prompt: Mapping[str, Any]
+    num_prompt_tokens: int
+    num_output_tokens: int
+    num_expected_cached_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Makes requests that the endpoint takes, out of what a point's settings say."""
+
+    endpoint: Endpoint
+    config: ServeConfig
+    tokenizer: Tokenizer | None = None
+
+    def requests(self, outline: Outline, repeat: int, salt: int) -> Iterator[Planned]:
+        """The plan, made as it is read."""
+        offsets = itertools.repeat(0.0) if outline.offsets_s is None else iter(outline.offsets_s.tolist())
+        for number, (ask, offset_s) in enumerate(
+            zip(self._asks(outline, salt + repeat), offsets, strict=False)
+        ):
+            yield Planned(
+                request=self._request(self._id(repeat, number), ask),
+                num_prompt_tokens=ask.num_prompt_tokens,
+                num_expected_cached_tokens=ask.num_expected_cached_tokens,
+                offset_s=offset_s,
+            )
+
+    def warm_ups(self, outline: Outline) -> list[Planned]:
+        """Requests of random prompts of their own, as long as random ones are."""
+        count, dataset = self.config.load.num_warmups, self.config.dataset
+        inputs, outputs = dataset.lengths(as_sglang=self.config.as_sglang)
+        shape = RandomShape(count, inputs, outputs, dataset.random_prefix_len)
+        output_lens = draw_lengths(shape, *self._key).output.tolist()
+        asks = self._random_asks(shape, output_lens, WARM_UP_SALT)
+        return [
+            Planned(self._request(f"warm-up-{number}", ask), ask.num_prompt_tokens)
+            for number, ask in enumerate(asks)
+        ]
+
+    @property
+    def is_chat(self) -> bool:
+        return self.endpoint.backend == CHAT
+
+    @property
+    def wording(self) -> Wording:
+        """How made-up tokens travel."""
+        form, ours = self.config.dataset.prompt_form, self.endpoint.wording
+        if self.is_chat and form == "ids":
+            raise ConfigError("--prompt-form ids: chat takes text; choose a backend that takes token ids")
+        if form == "text" and not self.is_chat and isinstance(ours, IdWording):
+            if self.tokenizer is None:
+                return WordWording()
+            return TextWording(self.tokenizer, ours.vocabulary)
+        return ours
+
+    @property
+    def _key(self) -> tuple[int, int]:
+        return self.config.dataset.seed, self.config.key()
+
+    def _asks(self, outline: Outline, salt: int) -> Iterator[_Ask]:
+        if outline.shape is None:
+            return map(self._row_ask, outline.rows)
+        return self._random_asks(outline.shape, outline.output_tokens, salt)
+
+    def _random_asks(self, shape: RandomShape, output_lens: Sequence[int], salt: int) -> Iterator[_Ask]:
+        wording = self.wording
+        shared = num_shared_tokens(wording, shape)
+        prompts = make_prompts(wording, shape, *self._key, salt=salt)
+        for number, (prompt, output_len) in enumerate(zip(prompts, output_lens, strict=True)):
+            # An ideal cache: the first request brings what all share, every later one finds it.
+            expected = self.endpoint.expected_cached_tokens(shared if number else 0, len(prompt))
+            yield _Ask(self._prompt_fields(prompt), len(prompt), output_len, expected)
+
+    def _row_ask(self, row: Row) -> _Ask:
+        template = self.config.dataset.chat_template
+        content = content_of(row, chat=self.is_chat, template=template, tokenizer=self.tokenizer)
+        fields = {
+            "prompt_text": content.text,
+            "prompt_token_ids": content.token_ids,
+            "messages": content.messages,
+        }
+        return _Ask(fields, content.num_tokens, row.num_output_tokens)
+
+    def _prompt_fields(self, prompt: Prompt) -> Mapping[str, Any]:
+        if prompt.text is None:
+            return {"prompt_token_ids": prompt.token_ids}
+        if self.is_chat:
+            return {"messages": ({"role": "user", "content": prompt.text},)}
+        return {"prompt_text": prompt.text}
+
+    def _request(self, request_id: str, ask: _Ask) -> TargetRequest:
+        return TargetRequest(
+            request_id=request_id,
+            max_new_tokens=ask.num_output_tokens,
+            temperature=self.config.sampling.temperature,
+            ignore_eos=self.endpoint.ignore_eos,
+            extra_body=self._extra_body(ask.num_output_tokens),
+            **ask.prompt,
+        )
+
+    def _extra_body(self, output_len: int) -> dict[str, Any]:
+        given = dict(self.endpoint.extra_body)
+        if self.endpoint.backend not in NATIVE:
+            return {**openai_sampling(self.config.sampling, chat=self.is_chat), **given}
+        # /generate keeps these in an object of their own, which a body's field of that name replaces whole.
+        sampling = self.config.sampling.given()
+        nested = given.pop("sampling_params", {})
+        logprobs = self.config.sampling.logprobs
+        if logprobs is not None:
+            given = {"return_logprob": True, "top_logprobs_num": logprobs, **given}
+        if not (sampling or nested):
+            return given
+        params = {
+            "temperature": self.config.sampling.temperature,
+            "max_new_tokens": output_len,
+            "ignore_eos": self.endpoint.ignore_eos,
+            **sampling,
+            **nested,
+        }
+        return {"sampling_params": params, **given}
+
+    def _id(self, repeat: int, number: int) -> str:
+        of_repeat = f"repeat{repeat}-" if self.config.load.repeats > 1 else ""
+        return f"{self.config.request.request_id_prefix}{of_repeat}{number}"
+
+
+def openai_sampling(sampling: SamplingConfig, *, chat: bool) -> dict[str, Any]:
+    """In OpenAI's field names. `top_k`, `min_p` and `repetition_penalty` are vLLM's and SGLang's own."""
+    fields = sampling.given()
+    if sampling.logprobs is not None:
+        fields |= (
+            {"logprobs": True, "top_logprobs": sampling.logprobs} if chat else {"logprobs": sampling.logprobs}
+        )
+    return fields
+
+
+def rest_of(planned: Iterator[Planned], done: frozenset[str] | set[str]) -> Iterator[Planned]:
+    """What is not done yet."""
+    return (request for request in planned if request.request.request_id not in done)
+
+
+def tokens_of(outline: Outline) -> tuple[int | None, int]:
+    """Prompt tokens (None: the server will say) and output tokens, all together."""
+    prompt = None if outline.prompt_tokens is None else int(np.sum(outline.prompt_tokens))
+    return prompt, int(np.sum(outline.output_tokens))
