@@ -205,6 +205,21 @@ def serving(
         publisher=publisher,
         settings={"cache": cache.cache, "force_miss": cache.force_miss},
     )
+    with listening(worker) as url:
+        headers = {}
+        key = worker.config.admin_api_key or worker.config.api_key
+        if key is not None:
+            headers["authorization"] = f"Bearer {key}"
+        with (
+            httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S) as client,
+            ThreadPoolExecutor(8) as pool,
+        ):
+            yield Served(worker, runner, client, url, pool)
+
+
+@contextlib.contextmanager
+def listening(worker: Worker) -> Iterator[str]:
+    """The worker behind HTTP, in a thread; its URL."""
     config = uvicorn.Config(
         build_app(worker),
         port=0,
@@ -221,16 +236,7 @@ def serving(
             assert thread.is_alive(), "the server did not start"
             sleep(0.005)
         port = uvicorn_server.servers[0].sockets[0].getsockname()[1]
-        url = f"http://127.0.0.1:{port}"
-        headers = {}
-        key = worker.config.admin_api_key or worker.config.api_key
-        if key is not None:
-            headers["authorization"] = f"Bearer {key}"
-        with (
-            httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S) as client,
-            ThreadPoolExecutor(8) as pool,
-        ):
-            yield Served(worker, runner, client, url, pool)
+        yield f"http://127.0.0.1:{port}"
     finally:
         uvicorn_server.should_exit = True
         thread.join(TIMEOUT_S)

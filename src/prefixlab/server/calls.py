@@ -47,10 +47,14 @@ class Ended:
 
 @dataclass(slots=True)
 class Update:
-    """What one step brought one request (or, where nobody streams, what all its steps brought)."""
+    """What one step brought one request (or, where nobody streams, what all its steps brought).
+
+    `time_s` is when that was known, on the engine's clock and on its thread: 0 for a request that never ran.
+    """
 
     call: Call
     index: int
+    time_s: float = 0.0
     text: str = ""
     token_ids: Sequence[int] = ()
     logprobs: Sequence[TokenLogprobs] = ()

@@ -91,7 +91,7 @@ class Jobs:
                 if logprobs is not None:
                     job.logprobs.append(logprobs)
                 continue
-            update = Update(job.call, job.index, text, request.output_token_ids[-1:])
+            update = Update(job.call, job.index, job.last_token_s, text, request.output_token_ids[-1:])
             if logprobs is not None:
                 update.logprobs = (logprobs,)
             if request.num_output_tokens == 1:
@@ -105,7 +105,7 @@ class Jobs:
         self._metrics.ended(request)
         rest = "".join(job.text) + self._rest_of_text(job)
         first_s, last_s = request.first_token_s, request.last_token_s
-        update = Update(job.call, job.index)
+        update = Update(job.call, job.index, request.finished_s)
         update.ended = Ended(
             reason=request.finish_reason,
             matched_stop=request.matched_stop,

@@ -91,9 +91,11 @@ class EngineLoop:
     # For the event loop. --------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin, answering to the running event loop."""
+        """Begin, answering to the running event loop; begun before, answer to this one from now on. Calls of
+        another one are not told any more how they end, so there should be none."""
         self._event_loop = asyncio.get_running_loop()
-        self._thread.start()
+        if self._thread.ident is None:
+            self._thread.start()
 
     async def stop(self) -> None:
         """End the thread; requests still running end with ShuttingDownError."""

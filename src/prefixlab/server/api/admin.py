@@ -129,7 +129,11 @@ async def metrics(request: Request) -> Response:
 
 
 async def server_info(request: Request) -> Response:
-    worker: Worker = request.app.state.worker
+    return json_response(info_of(request.app.state.worker))
+
+
+def info_of(worker: Worker) -> dict[str, Any]:
+    """What `/server_info` says: every setting, and ServerInfo."""
     stats = worker.loop.stats
     pages, size = stats.cache, worker.page_size
     info = ServerInfo(
@@ -154,7 +158,7 @@ async def server_info(request: Request) -> Response:
         is_idle=stats.is_idle,
         kv_events=worker.kv_events,
     )
-    return json_response(worker.settings | asdict(info))
+    return worker.settings | asdict(info)
 
 
 async def flush_cache(request: Request) -> Response:

@@ -121,10 +121,9 @@ _SPELLING |= {"seed": "sampling_params.sampling_seed", "num_logprobs": "top_logp
 
 async def generate(request: Request) -> Response:
     worker: Worker = request.app.state.worker
-    given = await read_json(request, worker.config.max_body_bytes)
-    body = convert(given, GenerateRequest, known_fields.GENERATE, {known_fields.SAMPLING: NativeSampling})
+    body = read_body(await read_json(request, worker.config.max_body_bytes))
     rid = body.rid if isinstance(body.rid, str) else new_id()
-    asks, is_batch = await _asks(worker, body, rid)
+    asks, is_batch = await read_asks(worker, body, rid)
     call = make_call(worker, rid, asks, stream=bool(body.stream))
     view = _View(worker, body, is_batch)
     if body.stream:
@@ -133,7 +132,17 @@ async def generate(request: Request) -> Response:
     return json_response(answers if is_batch else answers[0])
 
 
-async def _asks(worker: Worker, body: GenerateRequest, rid: str) -> tuple[list[Ask], bool]:
+def read_body(given: dict[str, Any]) -> GenerateRequest:
+    """Raises InvalidRequestError as `convert` does."""
+    return convert(given, GenerateRequest, known_fields.GENERATE, {known_fields.SAMPLING: NativeSampling})
+
+
+async def read_asks(worker: Worker, body: GenerateRequest, rid: str) -> tuple[list[Ask], bool]:
+    """What `body` asks, and whether it is a batch.
+
+    Raises:
+        InvalidRequestError: it contradicts itself, or asks for what this worker does not honour.
+    """
     if (body.text is None) == (body.input_ids is None):
         raise InvalidRequestError("give either text or input_ids", "text")
     _check_logprob_fields(body)
