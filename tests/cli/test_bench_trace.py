@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prefixlab.bench.records.record import Outcome, Record
+from prefixlab.bench.loadgen.driver import Progress
 from prefixlab.bench.report.progress import ProgressBar
 from prefixlab.cli.main import main
 from tests.bench.fake_server import FakeServer
@@ -29,6 +29,7 @@ def test_a_trace_is_replayed_and_reported(
 ) -> None:
     output = tmp_path / "out.jsonl"
     words = ["--base-url", fake_server.url, "--num-prompts", "4", "--output-file", str(output), "--strict"]
+    words += ["--speedup", "0.2"]  # 50 ms apart: an answer is there before the next question
     assert main(["bench", "trace", str(trace), *words]) == 0
     shown = capsys.readouterr().out
     assert "Trace:                                   trace.jsonl.gz" in shown
@@ -39,7 +40,7 @@ def test_a_trace_is_replayed_and_reported(
     (row,) = map(json.loads, output.read_text().splitlines())
     # By hand: nothing, then blocks 0 and 1, then block 0, then blocks 0 and 2.
     assert row["expected_cached_tokens"] == row["cached_tokens"] == 0 + 32 + 16 + 32
-    assert (row["dataset_name"], row["num_prompts"], row["speedup"]) == ("trace", 4, 1.0)
+    assert (row["dataset_name"], row["num_prompts"], row["speedup"]) == ("trace", 4, 0.2)
 
 
 def test_zero_prompts_means_all(
@@ -82,11 +83,13 @@ def test_what_finished_before_an_interrupt_is_shown(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def interrupt(bar: ProgressBar, record: Record) -> None:
-        if record.outcome is Outcome.OK:
+    times = iter([1])  # once is enough: a second Ctrl-C does not wait for anything
+
+    def interrupt(bar: ProgressBar, progress: Progress) -> None:
+        if progress.finished and next(times, None):
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(ProgressBar, "request_done", interrupt)
+    monkeypatch.setattr(ProgressBar, "update", interrupt)
     output = tmp_path / "out.jsonl"
     # Slow enough that the interrupt comes long before the second request is due.
     words = ["--base-url", fake_server.url, "--speedup", "0.001", "--output-file", str(output)]
@@ -94,6 +97,7 @@ def test_what_finished_before_an_interrupt_is_shown(
     shown = capsys.readouterr().out
     assert "Successful requests:                     1" in shown
     assert "Cancelled or unsent requests:            5" in shown
+    assert "note: interrupted" in shown
     assert not output.exists()
 
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from prefixlab.bench.loadgen.driver import Progress
+from prefixlab.bench.report.progress import ProgressBar
 from prefixlab.cli.main import main
 from tests.bench.fake_server import FakeServer
 
@@ -100,6 +103,42 @@ def test_points_measured_before_a_failure_are_kept_and_shown(
     assert captured.out.count("Serving Benchmark Result") == 1
     assert "ended early: 1 of 2" in captured.err
     assert "the probe request failed, of 4,096 token ids (as the server says): HTTP 503" in captured.err
+
+
+def test_an_interrupted_point_is_shown_but_not_written(
+    fake_server: FakeServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    times = iter([1])
+    told = ProgressBar.update
+
+    def interrupt(bar: ProgressBar, progress: Progress) -> None:
+        told(bar, progress)
+        if 0 < progress.finished < progress.planned and next(times, None):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(ProgressBar, "update", interrupt)
+    fake_server.behaviour.first_event_s = 0.4
+    path = tmp_path / "out.jsonl"
+    words = ["--pcts", "0,90", "--max-concurrency", "1", "--output-file", str(path)]
+    assert warm_cache(fake_server, *words) == 130
+    captured = capsys.readouterr()
+    assert captured.out.count("Serving Benchmark Result") == 1
+    assert "note: interrupted" in captured.out
+    assert "ended early: 0 of 2" in captured.err
+    assert not path.exists()
+
+
+def test_the_engine_in_this_process_is_measured_without_http(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["--backend", "in-process", "--model", "sim", "--strict", "--repeats", "1", *SMALL]
+    assert main(["bench", "warm-cache", *words]) == 0
+    shown = capsys.readouterr().out
+    assert "Backend:                                 in-process" in shown
+    assert "note:" not in shown, "nothing to warn of: the engine stamps its own tokens"
 
 
 def test_a_point_at_which_nothing_succeeded_is_exit_code_1(
