@@ -129,8 +129,9 @@ def load_tokenizer(name: str, vocab_size: int | None) -> Tokenizer:
     """`byte`, the name of a built-in model (which all use that), or a Hugging Face folder or hub id."""
     from prefixlab.core.text.byte_tokenizer import DEFAULT_VOCAB_SIZE, ByteTokenizer
     from prefixlab.engine.shapes import SHAPES
+    from prefixlab.simulator.config import SIM
 
-    if name == BYTE or name in SHAPES:
+    if name in (BYTE, SIM) or name in SHAPES:
         return ByteTokenizer(vocab_size or DEFAULT_VOCAB_SIZE)
     try:
         from prefixlab.engine.hub import locate
