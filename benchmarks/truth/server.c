@@ -597,6 +597,7 @@ static int listen_on(int port) {
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t size = sizeof a;
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPNS, &one, sizeof one); /* now, so that the kernel stamps from the start */
     if (fd < 0 || bind(fd, (void *)&a, sizeof a) || listen(fd, 65535)) die("listen");
     getsockname(fd, (void *)&a, &size);
     printf("listening %d\n", ntohs(a.sin_port));

@@ -268,6 +268,8 @@ def main() -> None:
     gc.disable()
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
+        with contextlib.suppress(OSError):  # already here, so that the kernel stamps from the start
+            listener.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         listener.listen(65535)
         listener.setblocking(False)
         metronome = Metronome(listener, msgspec.json.decode(args.shape, type=Shape))

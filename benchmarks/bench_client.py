@@ -1,0 +1,231 @@
+"""The load generator against a server that knows when it wrote each token: how far off is what it reports?
+
+A compiled server (`truth/server.c`) has one core, the client another. `prefixlab bench serve` runs with the
+flags of `vllm bench serve`, and mean, median and p99 of TTFT and ITL in its result file are held against the
+server's log. Then the token rate is raised until an ITL figure is off by more than 0.1 ms or more than 1 % of
+the reads brought several tokens.
+
+True ITL is the gap between two writes of a stream; true TTFT is first write − arrival of the request at the
+server (the kernel's stamp), so the way of the request, a few µs, counts against the client.
+
+`--peer NAME=COMMAND` holds another client against the same server, for scale. In COMMAND these are filled in:
+{url}, {port}, {num_prompts}, {concurrency}, {input_len}, {output_len}, and {result}, the file it writes, with
+keys as vLLM's.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from _common import card, parser, print_card, print_table, rounded, summary, write_json
+from _truth import Truth, pinned, run_client, serving, two_cores, workplace
+
+TTFT_MS = 100.0
+INPUT_LEN, OUTPUT_LEN = 64, 128
+ITL_LIMIT_MS, TTFT_LIMIT_MS, MERGED_LIMIT = 0.1, 0.5, 0.01
+STATISTICS = {"mean": np.mean, "median": np.median, "p99": lambda values: np.percentile(values, 99)}
+OURS = "prefixlab"
+PREFIXLAB = (
+    f"{shlex.quote(sys.executable)} -m prefixlab.cli.main bench serve --backend openai --base-url {{url}} "
+    "--model truth --dataset-name random --random-input-len {input_len} --random-output-len {output_len} "
+    "--num-prompts {num_prompts} --max-concurrency {concurrency} --ignore-eos --save-result "
+    "--result-filename {result}"
+)
+
+
+@dataclass(frozen=True)
+class Load:
+    streams: int
+    tokens_per_s_each: float
+    num_prompts: int
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.streams * self.tokens_per_s_each
+
+    def __str__(self) -> str:
+        return f"{self.streams:,} x {self.tokens_per_s_each:g}/s"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One client's run at one load. Errors are reported − true, in ms, by metric and statistic."""
+
+    errors_ms: dict[str, float]
+    true_ms: dict[str, float]
+    reported: dict[str, Any]
+    truth: Truth
+    cpu_s: float
+    num_tokens: int
+
+    @property
+    def merged_share(self) -> float | None:
+        """Reads that brought several tokens, of all, where the client says."""
+        client = self.reported.get("client") or {}
+        return client["merged_reads"] / client["reads"] if client.get("reads") else None
+
+    @property
+    def worst_itl_error_ms(self) -> float:
+        return max(abs(error) for name, error in self.errors_ms.items() if name.endswith("itl"))
+
+
+def measure(binary: Path, folder: Path, client: str, load: Load, *, lockstep: bool) -> Run:
+    client_core, server_core = two_cores()
+    result = folder / "result.json"
+    result.unlink(missing_ok=True)
+    itl_ms = 1000 / load.tokens_per_s_each
+    capacity = 2 * load.num_prompts * OUTPUT_LEN
+    with serving(
+        binary,
+        folder,
+        ttft_ms=TTFT_MS,
+        itl_ms=itl_ms,
+        core=server_core,
+        lockstep=lockstep,
+        log_capacity=capacity,
+    ) as server:
+        command = shlex.split(
+            client.format(
+                url=server.url,
+                port=server.port,
+                num_prompts=load.num_prompts,
+                concurrency=load.streams,
+                input_len=INPUT_LEN,
+                output_len=OUTPUT_LEN,
+                result=result,
+            )
+        )
+        ran = run_client(command, core=client_core)
+        truth = server.stop().last(load.num_prompts)
+    if ran.code or not result.exists():
+        sys.exit(f"{shlex.join(command)}\nended with {ran.code}:\n{ran.stdout}\n{ran.stderr}")
+    reported = json.loads(result.read_text())
+    true = {"ttft": truth.ttft_ms, "itl": truth.itl_ms}
+    true_ms = {
+        f"{name} {metric}": float(f(true[metric])) for metric in true for name, f in STATISTICS.items()
+    }
+    errors_ms = {
+        key: reported[f"{key.split()[0]}_{key.split()[1]}_ms"] - value for key, value in true_ms.items()
+    }
+    return Run(errors_ms, true_ms, reported, truth, ran.cpu_s, len(truth.entries))
+
+
+def row(client: str, load: Load, runs: list[Run]) -> list[object]:
+    """Medians over repeats; the spread is in the JSON."""
+    merged = [run.merged_share for run in runs if run.merged_share is not None]
+    errors = [np.median([run.errors_ms[key] for run in runs]) for key in runs[0].errors_ms]
+    return [
+        f"{client}, {load}",
+        *(f"{error:+,.3f}" for error in errors),
+        f"{np.median(merged):.2%}" if merged else "n/a",
+        f"{np.median([run.truth.peak_tokens_per_s for run in runs]):,.0f}",
+        f"{np.median([run.cpu_s / run.num_tokens for run in runs]) * 1e6:,.1f}",
+        f"{np.median([run.truth.facts['late_p99_ms'] for run in runs]):,.2f}",
+    ]
+
+
+HEADERS = [
+    "error (reported - true), ms",
+    *(f"{metric} {name}" for metric in ("TTFT", "ITL") for name in ("mean", "p50", "p99")),
+    "merged",
+    "tokens/s (peak)",
+    "CPU/token, µs",
+    "server late p99, ms",
+]
+
+
+def as_json(client: str, load: Load, runs: list[Run]) -> dict[str, Any]:
+    return {
+        "client": client,
+        "streams": load.streams,
+        "tokens_per_s_each": load.tokens_per_s_each,
+        "num_prompts": load.num_prompts,
+        "true_ms": {key: summary([run.true_ms[key] for run in runs]) for key in runs[0].true_ms},
+        "error_ms": {key: summary([run.errors_ms[key] for run in runs]) for key in runs[0].errors_ms},
+        "peak_tokens_per_s": summary([run.truth.peak_tokens_per_s for run in runs]),
+        "cpu_us_per_token": summary([run.cpu_s / run.num_tokens * 1e6 for run in runs]),
+        "merged_share": [run.merged_share for run in runs],
+        "server": [run.truth.facts for run in runs],
+        "client_health": [run.reported.get("client") for run in runs],
+    }
+
+
+def verdict(load: Load, runs: list[Run]) -> str:
+    """Against the goal, by the worst repeat: a client that is right most of the time is not right."""
+    itl = max(run.worst_itl_error_ms for run in runs)
+    ttft = max(abs(error) for run in runs for key, error in run.errors_ms.items() if key.endswith("ttft"))
+    met = itl <= ITL_LIMIT_MS and ttft <= TTFT_LIMIT_MS
+    return (
+        f"{load}: worst error of any repeat: ITL {itl:.3f} ms (limit {ITL_LIMIT_MS}), TTFT {ttft:.3f} ms "
+        f"(limit {TTFT_LIMIT_MS}): {'met' if met else 'NOT met'}"
+    )
+
+
+def held(run: Run) -> bool:
+    merged = run.merged_share
+    return run.worst_itl_error_ms <= ITL_LIMIT_MS and (merged is None or merged <= MERGED_LIMIT)
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--quick", action="store_true", help="one repeat: under a minute")
+    arguments.add_argument("--repeats", type=int, help="default: 3; quick: 1")
+    arguments.add_argument("--lockstep", action="store_true", help="all streams write at once, as engines do")
+    arguments.add_argument("--no-ladder", action="store_true", help="only the two loads of the goal")
+    arguments.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND")
+    args = arguments.parse_args()
+    repeats = args.repeats or (1 if args.quick else 3)
+    clients = {OURS: PREFIXLAB} | dict(peer.split("=", 1) for peer in args.peer)
+    goals = [Load(256, 100, 512 if args.quick else 1024), Load(1024, 50, 1024)]
+    rates = [100, 150] if args.quick else [75, 100, 125, 150, 200]
+
+    facts = card("src", "benchmarks")
+    facts["cores"] = "client {}, server {}".format(*two_cores())
+    print_card(facts)
+    if not pinned(two_cores()[0]):
+        print("there is one core, or no taskset: client and server disturb each other\n", file=sys.stderr)
+    with workplace() as (binary, folder):
+        runs: dict[tuple[str, Load], list[Run]] = {}
+        for _ in range(repeats):  # interleaved, so that a machine that drifts does so under all
+            for load in goals:
+                for name, command in clients.items():
+                    found = measure(binary, folder, command, load, lockstep=args.lockstep)
+                    runs.setdefault((name, load), []).append(found)
+        print_table(HEADERS, [row(name, load, found) for (name, load), found in runs.items()])
+        for load in goals:
+            print(verdict(load, runs[OURS, load]))
+        print()
+
+        ladder: list[tuple[Load, list[Run]]] = []
+        for rate in [] if args.no_ladder else rates:
+            load = Load(1024, rate, 1024)
+            ladder.append((load, []))
+            for _ in range(min(repeats, 2)):
+                ladder[-1][1].append(measure(binary, folder, PREFIXLAB, load, lockstep=args.lockstep))
+        broken = [load for load, found in ladder if not all(map(held, found))]
+        holding = [load.tokens_per_s for load, found in ladder if all(map(held, found))]
+        if ladder:
+            print_table(HEADERS, [row(OURS, load, found) for load, found in ladder])
+            print(f"held up to {max(holding, default=0):,.0f} tokens/s on one core")
+            print(f"broke at {broken[0].tokens_per_s:,.0f} tokens/s" if broken else "did not break")
+    document = {
+        "machine": facts,
+        "ttft_ms": TTFT_MS,
+        "lockstep": args.lockstep,
+        "goals": [as_json(name, load, found) for (name, load), found in runs.items()],
+        "ladder": [as_json(OURS, load, found) for load, found in ladder],
+        "held_tokens_per_s": rounded(max(holding, default=0.0)),
+        "broke_at_tokens_per_s": rounded(broken[0].tokens_per_s) if broken else None,
+    }
+    write_json(args.json, document)
+
+
+if __name__ == "__main__":
+    main()
