@@ -1,131 +1,97 @@
-"""What every Target must do, over the three dialects, against a server that can be told to misbehave."""
+"""What every Target must do: the engine in this process, on torch and simulated, and the tests' own fake."""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 from collections.abc import Iterator
+from contextlib import aclosing
+from typing import Any
 
+import numpy as np
 import pytest
 
-from prefixlab.bench.targets.dialects import ChatDialect, CompletionsDialect, Dialect, NativeDialect
-from prefixlab.bench.targets.http import HttpTarget, open_client
+from prefixlab.cli.in_process import in_process_target
 from prefixlab.core.block_hash import as_token_ids
 from prefixlab.core.clock import MonotonicClock
 from prefixlab.core.errors import TargetError
+from prefixlab.core.seams import Target
 from prefixlab.core.target import Chunk, Sent, TargetRequest
-from tests.bench.fake_server import FakeServer, running
+from tests.bench.helpers import ScriptedTarget
 
-DIALECTS = {
-    "native": NativeDialect,
-    "completions": CompletionsDialect,
-    "completions-continuous": lambda: CompletionsDialect(continuous_usage=True),
-    "chat": ChatDialect,
-    "chat-continuous": lambda: ChatDialect(continuous_usage=True),
+SETTINGS: dict[str, dict[str, Any]] = {
+    "simulated": {"model": "sim", "sim_speedup": 10.0},
+    "torch": {"model": "tiny", "num_pages": 64, "max_model_len": 512},
 }
-WORDS = " the" * 40
+TOO_LONG = 300_000
 
 
-@pytest.fixture(scope="module")
-def served() -> Iterator[FakeServer]:
-    with running(FakeServer()) as server:
-        yield server
+@pytest.fixture(scope="module", params=["simulated", "torch", "scripted"])
+def target(request: pytest.FixtureRequest) -> Iterator[Target]:
+    if request.param == "scripted":
+        yield ScriptedTarget(MonotonicClock(), duration_s=0.02, failing=["too-long"])
+        return
+    with in_process_target(argparse.Namespace(**SETTINGS[request.param])) as made:
+        yield made
 
 
-@pytest.fixture
-def server(served: FakeServer) -> FakeServer:
-    served.reset()
-    return served
+def a_request(request_id: str, *, max_new_tokens: int = 4, first_token: int = 300) -> TargetRequest:
+    prompt = as_token_ids(range(first_token, first_token + 40))
+    return TargetRequest(request_id, max_new_tokens, prompt_token_ids=prompt)
 
 
-@pytest.fixture(params=list(DIALECTS))
-def dialect(request: pytest.FixtureRequest) -> Dialect:
-    made: Dialect = DIALECTS[request.param]()  # type: ignore[operator]
-    return made
+async def items_of(target: Target, request: TargetRequest) -> list[Sent | Chunk]:
+    return [item async for item in target.stream(request)]
 
 
-def a_request(dialect: Dialect, *, max_new_tokens: int = 4) -> TargetRequest:
-    if isinstance(dialect, ChatDialect):
-        return TargetRequest("r", max_new_tokens, messages=({"role": "user", "content": WORDS},))
-    return TargetRequest("r", max_new_tokens, prompt_token_ids=as_token_ids(range(300, 340)))
-
-
-def ask(
-    server: FakeServer, dialect: Dialect, *, times: int = 1, read_timeout_s: float = 10.0
-) -> list[list[Sent | Chunk]]:
-    async def talk() -> list[list[Sent | Chunk]]:
-        async with open_client(server.url, read_timeout_s=read_timeout_s) as client:
-            target = HttpTarget(client, dialect, MonotonicClock(), model="fake")
-            return [[item async for item in target.stream(a_request(dialect))] for _ in range(times)]
-
-    return asyncio.run(talk())
-
-
-def test_a_stream_is_one_sent_then_chunks_in_order_of_time(server: FakeServer, dialect: Dialect) -> None:
-    (items,) = ask(server, dialect)
-    sent, *chunks = items
+def ask(target: Target, request: TargetRequest) -> tuple[Sent, list[Chunk]]:
+    sent, *chunks = asyncio.run(items_of(target, request))
     assert isinstance(sent, Sent)
     assert all(isinstance(chunk, Chunk) for chunk in chunks)
-    arrivals = [chunk.arrival_s for chunk in chunks if isinstance(chunk, Chunk)]
-    assert arrivals == sorted(arrivals)
-    assert sent.sent_s <= arrivals[0]
+    return sent, chunks  # type: ignore[return-value]
 
 
-def test_counts_finish_reason_and_cached_tokens_come_through(server: FakeServer, dialect: Dialect) -> None:
-    _, second = ask(server, dialect, times=2)
-    chunks = [item for item in second if isinstance(item, Chunk)]
-    assert sum(chunk.carries_tokens for chunk in chunks) == 4
-    assert [c.num_output_tokens for c in chunks if c.num_output_tokens is not None][-1] == 4
-    assert [c.finish_reason for c in chunks if c.finish_reason] == ["length"]
-    cached = [c.num_cached_tokens for c in chunks if c.num_cached_tokens is not None]
-    assert cached and cached[-1] > 0
+def test_a_stream_is_one_sent_then_chunks_in_order_of_time(target: Target) -> None:
+    before_s = MonotonicClock().now()
+    sent, chunks = ask(target, a_request("order"))
+    times = [before_s, sent.sent_s, *(chunk.arrival_s for chunk in chunks), MonotonicClock().now()]
+    assert times == sorted(times)
 
 
-def test_a_server_that_does_not_report_leaves_cached_tokens_none(
-    server: FakeServer, dialect: Dialect
-) -> None:
-    server.behaviour.reports_cached = False
-    _, second = ask(server, dialect, times=2)
-    assert all(item.num_cached_tokens is None for item in second if isinstance(item, Chunk))
+def test_counts_are_totals_so_far_and_end_at_what_was_asked(target: Target) -> None:
+    _, chunks = ask(target, a_request("counts"))
+    totals = [chunk.num_output_tokens for chunk in chunks if chunk.num_output_tokens is not None]
+    assert totals == sorted(totals) and totals[-1] == 4
+    assert all(chunk.carries_tokens for chunk in chunks if chunk.num_output_tokens == 1)
+    cached = [chunk.num_cached_tokens for chunk in chunks if chunk.num_cached_tokens is not None]
+    assert cached, "a target in this process knows"
 
 
-def test_a_connection_is_opened_once_and_its_time_stands_apart(server: FakeServer, dialect: Dialect) -> None:
-    first, second = (items[0] for items in ask(server, dialect, times=2))
-    assert isinstance(first, Sent) and isinstance(second, Sent)
-    assert first.connect_started_s is not None and first.connected_s is not None
-    assert first.connect_started_s <= first.connected_s <= first.sent_s
-    assert (second.connect_started_s, second.connected_s) == (None, None)
+def test_many_are_answered_at_once_each_with_its_own(target: Target) -> None:
+    async def all_at_once() -> list[list[Sent | Chunk]]:
+        requests = [a_request(f"many-{i}", max_new_tokens=i + 1, first_token=300 + 41 * i) for i in range(6)]
+        return await asyncio.gather(*(items_of(target, request) for request in requests))
+
+    for number, (_, *chunks) in enumerate(asyncio.run(all_at_once())):
+        assert [c for c in chunks if isinstance(c, Chunk)][-1].num_output_tokens == number + 1
 
 
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        ("status", r"HTTP 503 .*queue is full"),
-        ("stream_error", "out of pages"),
-        ("cut", "cut short|ended"),
-        ("reset", "broke off"),
-        ("garbage", "not JSON"),
-        ("not_sse", "ended|inside an event"),
-        ("silence", "fell silent"),
-    ],
-)
-def test_whatever_goes_wrong_is_a_target_error_that_says_what(
-    server: FakeServer, dialect: Dialect, fault: str, message: str
-) -> None:
-    server.behaviour.fault = fault
-    with pytest.raises(TargetError, match=message):
-        ask(server, dialect, read_timeout_s=0.2 if fault == "silence" else 10.0)
+def test_a_stream_that_is_left_early_is_given_up_and_its_name_free_again(target: Target) -> None:
+    async def leave_early() -> None:
+        async with aclosing(target.stream(a_request("left", max_new_tokens=200))) as stream:  # type: ignore[type-var]
+            async for item in stream:
+                if isinstance(item, Chunk):
+                    return
+
+    for _ in range(3):
+        asyncio.run(leave_early())
+    _, chunks = ask(target, a_request("left"))
+    assert chunks[-1].num_output_tokens == 4
 
 
-def test_a_server_that_is_not_there_is_named(dialect: Dialect) -> None:
-    nowhere = FakeServer()
-    nowhere.url = "http://127.0.0.1:9"
-    with pytest.raises(TargetError, match=r"could not connect \(http://127\.0\.0\.1:9/"):
-        ask(nowhere, dialect)
-
-
-def test_the_key_is_sent(server: FakeServer) -> None:
-    async def headers() -> str:
-        async with open_client(server.url, api_key="sesame") as client:
-            return client.headers["Authorization"]
-
-    assert asyncio.run(headers()) == "Bearer sesame"
+def test_what_it_cannot_answer_is_a_target_error(target: Target) -> None:
+    prompt = as_token_ids(np.full(TOO_LONG, 300))
+    with pytest.raises(TargetError, match=r"300000|queue is full"):
+        ask(target, TargetRequest("too-long", 4, prompt_token_ids=prompt))
+    _, chunks = ask(target, a_request("after"))
+    assert chunks[-1].num_output_tokens == 4
