@@ -89,6 +89,11 @@ class Distribution:
         return self.at(99)
 
 
+def percentile_name(percent: float) -> str:
+    """`p99`, `p99.9`: as vLLM writes it."""
+    return f"p{percent:g}"
+
+
 def _std(pool: FloatArray, mean: float) -> float:
     """By blocks: NumPy's own makes a second array as large as the pool."""
     squares = 0.0

@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from prefixlab.bench.client_notes import client_notes
 from prefixlab.bench.loadgen.health import ClientHealth
 from prefixlab.bench.metrics import intervals, latencies, windows
-from prefixlab.bench.metrics.distribution import FloatArray
+from prefixlab.bench.metrics.distribution import FloatArray, percentile_name
 from prefixlab.bench.metrics.goodput import Objectives
 from prefixlab.bench.metrics.intervals import Interval
 from prefixlab.bench.metrics.saturation import Saturation, saturation
-from prefixlab.bench.metrics.summary import Metrics, percentile_name, summarise
+from prefixlab.bench.metrics.summary import Metrics, check_complete, fold
 from prefixlab.bench.records.table import RecordTable
 from prefixlab.bench.verdict import CacheCheck, check_cache
 
@@ -100,31 +101,36 @@ def evaluate(
     notes: Iterable[str] = (),
     interrupted: bool = False,
 ) -> PointResult:
-    """Judge a point from one table per repeat. AssertionError where a table holds a request twice."""
+    """Judge a point from one table per repeat; `notes` are the caller's, the client's own are added.
 
-    def fold(table: RecordTable) -> Metrics:
-        return summarise(
-            table,
-            len(table),
+    AssertionError where a table holds a request twice.
+    """
+
+    for run in runs:
+        check_complete(run, len(run))
+    table = RecordTable.pool(runs)
+    metrics, *folded = (
+        fold(
+            rows,
             open_loop=settings.open_loop,
             percentiles=settings.percentiles,
             objectives=settings.objectives,
         )
-
-    table = RecordTable.pool(runs)
-    metrics = fold(table)
-    folded = tuple(fold(run) for run in runs) if len(runs) > 1 else (metrics,)
+        for rows in ((table, *runs) if len(runs) > 1 else (table,))
+    )
+    judged = saturation(table) if settings.open_loop else None
+    warned = [str(judged)] if judged is not None and judged.saturated else []
     found = _within(table, settings) | _over_repeats(folded)
     return PointResult(
         settings=settings,
         table=table,
         metrics=metrics,
-        runs=folded,
+        runs=tuple(folded) or (metrics,),
         intervals={key: interval for key, interval in found.items() if interval is not None},
-        saturation=saturation(runs[-1]) if settings.open_loop else None,
+        saturation=judged,
         check=check_cache(table),
         health=health,
-        notes=tuple(notes),
+        notes=tuple(dict.fromkeys((*warned, *notes, *client_notes(health)))),
         interrupted=interrupted,
     )
 

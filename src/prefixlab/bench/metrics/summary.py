@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from prefixlab.bench.metrics import latencies, windows
-from prefixlab.bench.metrics.distribution import Distribution, FloatArray
+from prefixlab.bench.metrics.distribution import Distribution, FloatArray, percentile_name
 from prefixlab.bench.metrics.goodput import Goodput, Objectives, goodput
 from prefixlab.bench.metrics.windows import SteadyState
 from prefixlab.bench.records.record import Outcome, Record
@@ -90,9 +90,25 @@ def summarise(
         objectives: what a good request meets.
     """
     table = as_table(records)
+    check_complete(table, planned)
+    return fold(table, duration_s, open_loop=open_loop, percentiles=tuple(percentiles), objectives=objectives)
+
+
+def check_complete(table: RecordTable, planned: int) -> None:
+    """AssertionError unless every planned request has one row: anything else is a bug of ours."""
     assert len(table) == planned, f"{planned} requests planned, {len(table)} recorded"
     assert len(set(table.request_id)) == planned, "a request was recorded twice"
-    asked = tuple(percentiles)
+
+
+def fold(
+    table: RecordTable,
+    duration_s: float | None = None,
+    *,
+    open_loop: bool,
+    percentiles: Sequence[float],
+    objectives: Objectives | None,
+) -> Metrics:
+    """`summarise` without its check: of repeats pooled, in which an id may come again."""
     ok = table.ok
     timed = ok & (table.num_arrivals > 0)
     outcomes = dict(zip(OUTCOMES, np.bincount(table.outcome, minlength=len(OUTCOMES)).tolist(), strict=True))
@@ -108,10 +124,10 @@ def summarise(
         return amount / duration_s if duration_s else None
 
     def pool(values: FloatArray) -> Distribution:
-        return Distribution.of(values, asked, scratch=True)
+        return Distribution.of(values, percentiles, scratch=True)
 
     return Metrics(
-        planned=planned,
+        planned=len(table),
         ok=outcomes[Outcome.OK],
         failed=outcomes[Outcome.FAILED],
         cancelled=outcomes[Outcome.CANCELLED],
@@ -172,7 +188,7 @@ _SCALARS: dict[str, tuple[str, ...]] = {
     "num_reasoning_tokens": ("total_reasoning_tokens",),
     "num_retries": ("retries",),
 }
-_LATENCIES: dict[str, tuple[str, ...]] = {
+LATENCY_KEYS: dict[str, tuple[str, ...]] = {
     "ttft_s": ("ttft",),
     "tpot_s": ("tpot",),
     "itl_s": ("itl",),
@@ -191,8 +207,8 @@ def as_result_keys(metrics: Metrics) -> dict[str, float | int | None]:
     flat: dict[str, float | int | None] = {}
     for field, names in _SCALARS.items():
         flat.update(dict.fromkeys(names, getattr(metrics, field)))
-    asked = sorted({percent for field in _LATENCIES for percent in getattr(metrics, field).percentiles})
-    for field, names in _LATENCIES.items():
+    asked = sorted({percent for field in LATENCY_KEYS for percent in getattr(metrics, field).percentiles})
+    for field, names in LATENCY_KEYS.items():
         distribution: Distribution = getattr(metrics, field)
         values = {statistic: getattr(distribution, statistic) for statistic in _STATISTICS}
         values |= {percentile_name(percent): distribution.at(percent) for percent in asked}
@@ -200,8 +216,3 @@ def as_result_keys(metrics: Metrics) -> dict[str, float | int | None]:
             value = None if seconds is None else seconds * 1e3
             flat.update({f"{statistic}_{name}_ms": value for name in names})
     return flat
-
-
-def percentile_name(percent: float) -> str:
-    """`p99`, `p99.9`: as vLLM writes it."""
-    return f"p{percent:g}"

@@ -1,8 +1,9 @@
 """How much went on when: requests in flight, busiest second, and the stretch of a run that is steady.
 
-Owns the steady-state window. Closed loop: from when requests in flight first reach 90 % of their peak to when
-they last are there, so without the ramp and without the drain. Open loop: from the first intended start to
-the last. Tokens count by their own arrival, not by their request's.
+Owns the steady-state window. Closed loop: from when requests in flight first reach 90 % of their plateau to
+when they last are there, so without the ramp and without the drain; the plateau is the level at or above
+which they are for half of the time. Open loop: from the first intended start to the last. Tokens count by
+their own arrival, not by their request's.
 
 Invariants: times of different segments are never compared; no window, no figure (None, never 0).
 """
@@ -19,8 +20,8 @@ from prefixlab.bench.records.table import BoolArray, RecordTable
 
 FloatArray = npt.NDArray[np.float64]
 
-PLATEAU = 0.9
-"""Share of the peak from which on a closed loop counts as full."""
+FULL = 0.9
+"""Share of the plateau from which on a closed loop counts as full."""
 
 _BLOCK = 1 << 22
 
@@ -175,13 +176,23 @@ def _between_intents(table: RecordTable, segment: int, rows: BoolArray) -> Windo
 def _on_plateau(table: RecordTable, segment: int, rows: BoolArray) -> Window | None:
     """None where fewer requests begin after the plateau was reached than it holds: then it was all ramp."""
     times, level = in_flight(table, rows)
-    full = np.flatnonzero(level >= PLATEAU * level.max(initial=1))
-    if not len(full):
+    plateau = _weighted_median(level[:-1], np.diff(times))
+    if not plateau:
         return None
+    full = np.flatnonzero(level >= FULL * plateau)
     # the last event at which it is full is followed by one at which it no longer is
     window = Window(segment, float(times[full[0]]), float(times[full[-1] + 1]))
     num_begun = int((table.sent_s[rows] > window.start_s).sum())
-    return window if num_begun >= PLATEAU * level.max() and window.duration_s > 0 else None
+    return window if num_begun >= FULL * plateau and window.duration_s > 0 else None
+
+
+def _weighted_median(values: npt.NDArray[np.int64], weights: FloatArray) -> int:
+    """0 where nothing has weight."""
+    order = np.argsort(values, kind="stable")
+    sums = np.cumsum(weights[order])
+    if not len(sums) or not sums[-1]:
+        return 0
+    return int(values[order][np.searchsorted(sums, sums[-1] / 2)])
 
 
 def _inside(times: FloatArray, window: Window) -> BoolArray:

@@ -1,6 +1,7 @@
-"""The 50-column result block that users of `bench_serving` know: one per point.
+"""The 50-column result block that users of `bench_serving` know: its layout, and the one of a cache sweep.
 
-Owns that layout (label left, value from column 42, sections between rules) and nothing else.
+Owns the layout (label left, value from column 42, sections between rules) and the block of `bench warm-cache`
+and `bench trace`, with SGLang's labels; `point_block.py` has that of `bench serve`.
 
 Invariant: a value that was not measured is printed as n/a, never as 0.
 """
@@ -42,12 +43,11 @@ def result_block(
 ) -> str:
     """The block. In open loop latencies from the schedule come first: what a user would have felt."""
     lines = [" Serving Benchmark Result ".center(WIDTH, "=")]
-    lines += map(_line, heading)
-    lines += map(_line, _throughput_rows(metrics))
-    lines += [" Prefix Cache ".center(WIDTH, "-"), *map(_line, _cache_rows(check))]
+    lines += map(line, heading)
+    lines += map(line, _throughput_rows(metrics))
+    lines += section(" Prefix Cache ", _cache_rows(check))
     for title, name, field in (_INTENT_SECTIONS if open_loop else ()) + _LATENCY_SECTIONS:
-        lines.append(title.center(WIDTH, "-"))
-        lines += map(_line, _latency_rows(name, getattr(metrics, field)))
+        lines += section(title, _latency_rows(name, getattr(metrics, field)))
     lines.append("=" * WIDTH)
     lines += [f"note: {note}" for note in notes]
     return "\n".join(lines)
@@ -103,7 +103,11 @@ def _latency_rows(name: str, seconds: Distribution) -> list[Row]:
     ]
 
 
-def _line(row: Row) -> str:
+def section(title: str, rows: Iterable[Row]) -> list[str]:
+    return [title.center(WIDTH, "-"), *map(line, rows)]
+
+
+def line(row: Row) -> str:
     label, value = row
     if value is None:
         shown = NOT_MEASURED

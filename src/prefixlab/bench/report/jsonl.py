@@ -18,6 +18,7 @@ from prefixlab import __version__
 from prefixlab.bench.config.warm_cache import WarmCacheOptions
 from prefixlab.bench.metrics.summary import Metrics, as_result_keys
 from prefixlab.bench.report.environment import machine_name
+from prefixlab.bench.report.points.keys import cache_keys
 from prefixlab.bench.runs.trace import TraceRun
 from prefixlab.bench.runs.warm_cache import PointRun
 from prefixlab.bench.targets.endpoint import Endpoint
@@ -82,11 +83,7 @@ def measured_keys(metrics: Metrics, check: CacheCheck) -> dict[str, Any]:
     return {
         **as_result_keys(metrics),
         "total_output_retokenized": None,
-        "expected_cached_tokens": check.expected_cached_tokens,
-        "cached_tokens": check.cached_tokens,
-        "measured_hit_rate": check.hit_rate,
-        "verdict": check.verdict.value,
-        "verdict_detail": check.detail,
+        **cache_keys(check),
     }
 
 

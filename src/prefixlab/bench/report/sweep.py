@@ -17,6 +17,7 @@ from rich.table import Table
 
 from prefixlab.bench.metrics.summary import Metrics, summarise
 from prefixlab.bench.records.table import RecordTable
+from prefixlab.bench.report.figures import milliseconds, number
 from prefixlab.bench.runs.warm_cache import PointRun
 from prefixlab.bench.verdict import CacheCheck, Verdict, check_cache
 from prefixlab.bench.workloads.warm_cache import PointShape
@@ -135,14 +136,6 @@ def total_throughput(metrics: Metrics) -> float | None:
 
 def median_ttft_s(metrics: Metrics) -> float | None:
     return metrics.ttft_s.median
-
-
-def milliseconds(seconds: float | None) -> float | None:
-    return None if seconds is None else seconds * 1e3
-
-
-def number(value: float | None, digits: int = 0) -> str:
-    return "n/a" if value is None else f"{value:,.{digits}f}"
 
 
 def with_spread(value: float | None, spread: tuple[float, float] | None, scale: float) -> str:

@@ -11,14 +11,8 @@ from rich.console import Console
 
 from prefixlab.bench.config.warm_cache import WarmCacheOptions
 from prefixlab.bench.report.console import counted, result_block
-from prefixlab.bench.report.sweep import (
-    PooledPoint,
-    cache_table,
-    latency_table,
-    milliseconds,
-    number,
-    throughput_table,
-)
+from prefixlab.bench.report.figures import milliseconds, number
+from prefixlab.bench.report.sweep import PooledPoint, cache_table, latency_table, throughput_table
 from prefixlab.bench.runs.warm_cache import PointRun
 from prefixlab.bench.targets.endpoint import Endpoint
 from prefixlab.bench.verdict import first_failure

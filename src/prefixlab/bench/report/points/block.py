@@ -1,0 +1,168 @@
+"""One point of `bench serve` or `bench sweep` as the 50-column block that vLLM's users grep.
+
+Owns which rows stand in it. Labels of what vLLM's client prints too are its own, letter for letter; what it
+has not stands in rows and sections of ours below. In open loop latencies from the schedule come first.
+
+Invariant: a value that was not measured is printed as n/a, never as 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from prefixlab.bench.metrics.distribution import Distribution
+from prefixlab.bench.metrics.point import PointResult
+from prefixlab.bench.report.console import WIDTH, Row, line, section
+from prefixlab.bench.report.figures import milliseconds
+from prefixlab.bench.report.points.keys import milliseconds_at
+from prefixlab.bench.verdict import Verdict
+
+_SECTIONS = {
+    "ttft": ("Time to First Token", "TTFT", "ttft_s"),
+    "tpot": ("Time per Output Token (excl. 1st token)", "TPOT", "tpot_s"),
+    "itl": ("Inter-token Latency", "ITL", "itl_s"),
+    "e2el": ("End-to-end Latency", "E2EL", "e2e_s"),
+}
+_FROM_SCHEDULE = {
+    "ttft": ("Time to First Token from Schedule", "TTFT", "ttft_from_intent_s"),
+    "e2el": ("End-to-end Latency from Schedule", "E2EL", "e2e_from_intent_s"),
+}
+
+
+def point_block(result: PointResult) -> str:
+    """The block and, below it, the notes."""
+    selected = result.settings.selected
+    lines = [" Serving Benchmark Result ".center(WIDTH, "=")]
+    lines += map(line, _head_rows(result))
+    lines += map(line, _our_rows(result))
+    if result.settings.open_loop:
+        # how long a user waited: always there, whatever was selected
+        lines += _latency_sections(result, list(_FROM_SCHEDULE.values()))
+    lines += _latency_sections(result, [_SECTIONS[name] for name in _SECTIONS if name in selected])
+    if result.metrics.content_ttft_s.count and result.metrics.num_reasoning_tokens:
+        lines += _latency_sections(result, [("Time to First Content", "TTFC", "content_ttft_s")])
+    if result.check.verdict not in (Verdict.NOT_REPORTED, Verdict.NOTHING_FINISHED):
+        lines += section("Prefix Cache", _cache_rows(result))
+    lines += section("Client", _client_rows(result))
+    lines.append("=" * WIDTH)
+    lines += [f"note: {note}" for note in result.notes]
+    return "\n".join(lines)
+
+
+def _head_rows(result: PointResult) -> list[Row]:
+    """What vLLM's block begins with, in its order."""
+    settings, metrics = result.settings, result.metrics
+    rows: list[Row] = [
+        ("Successful requests:", metrics.ok),
+        ("Failed requests:", metrics.failed),
+    ]
+    if settings.max_concurrency is not None:
+        rows.append(("Maximum request concurrency:", settings.max_concurrency))
+    if math.isfinite(settings.request_rate):
+        rows.append(("Request rate configured (RPS):", float(settings.request_rate)))
+    rows += [
+        ("Benchmark duration (s):", metrics.duration_s),
+        ("Total input tokens:", metrics.num_input_tokens),
+        ("Total generated tokens:", metrics.num_output_tokens),
+        ("Request throughput (req/s):", metrics.request_throughput),
+    ]
+    if metrics.goodput is not None:
+        rows.append(("Request goodput (req/s):", metrics.goodput.request_goodput))
+    return [
+        *rows,
+        ("Output token throughput (tok/s):", metrics.output_throughput),
+        ("Peak output token throughput (tok/s):", metrics.peak_output_throughput),
+        ("Peak concurrent requests:", float(metrics.peak_concurrency)),
+        ("Total token throughput (tok/s):", metrics.total_throughput),
+    ]
+
+
+def _our_rows(result: PointResult) -> list[Row]:
+    settings, metrics = result.settings, result.metrics
+    rows: list[Row] = [
+        ("Planned requests:", metrics.planned),
+        ("Cancelled requests:", metrics.cancelled),
+        ("Unsent requests:", metrics.unsent),
+        *((f"Failed, {kind.replace('_', ' ')}:", count) for kind, count in metrics.failures.items()),
+        ("Retried attempts:", metrics.num_retries),
+        ("Pacing:", pacing(result)),
+        ("Mean concurrent requests:", metrics.concurrency),
+        ("Peak queued requests:", metrics.peak_queued),
+    ]
+    if settings.open_loop:
+        rows.append(("Saturated:", saturated_word(result)))
+    steady = metrics.steady
+    rows += [
+        ("Steady window (s):", steady.duration_s if steady else None),
+        ("Steady request throughput (req/s):", steady.request_throughput if steady else None),
+        ("Steady output token throughput (tok/s):", steady.output_throughput if steady else None),
+    ]
+    if metrics.goodput is not None:
+        share = metrics.goodput.share
+        rows.append(("Good requests (%):", None if share is None else 100 * share))
+    if metrics.num_reasoning_tokens is not None:
+        rows.append(("Total reasoning tokens:", metrics.num_reasoning_tokens))
+    if metrics.num_segments > 1:
+        what = "Repeats:" if len(result.runs) > 1 else "Segments of a resumed run:"
+        rows.append((what, max(len(result.runs), metrics.num_segments)))
+    return rows
+
+
+def pacing(result: PointResult) -> str:
+    """`open loop, Poisson`, `closed loop`."""
+    settings = result.settings
+    if not settings.open_loop:
+        return "closed loop"
+    return f"open loop{', ' if settings.arrivals else ''}{settings.arrivals}"
+
+
+def saturated_word(result: PointResult) -> str:
+    """For open loop."""
+    if result.saturation is None:
+        return "too few requests to tell"
+    return "yes" if result.saturation.saturated else "no"
+
+
+def _latency_sections(result: PointResult, sections: Sequence[tuple[str, str, str]]) -> list[str]:
+    lines: list[str] = []
+    for title, name, field in sections:
+        seconds: Distribution = getattr(result.metrics, field)
+        interval = result.intervals.get((field, "mean"))
+        rows: list[Row] = [(f"Mean {name} (ms):", milliseconds(seconds.mean))]
+        if interval is not None:
+            rows.append((f"Mean {name} 95% interval (ms):", f"± {interval.half_width * 1e3:.2f}"))
+        rows.append((f"Median {name} (ms):", milliseconds(seconds.median)))
+        rows += [
+            (f"P{percent:g} {name} (ms):", milliseconds(seconds.at(percent)))
+            for percent in result.settings.percentiles
+        ]
+        lines += section(title, rows)
+    return lines
+
+
+def _cache_rows(result: PointResult) -> list[Row]:
+    check = result.check
+    rate = check.hit_rate
+    return [
+        ("Expected cached tokens:", check.expected_cached_tokens),
+        ("Measured cached tokens:", check.cached_tokens),
+        ("Measured hit rate (%):", None if rate is None else 100 * rate),
+    ]
+
+
+def _client_rows(result: PointResult) -> list[Row]:
+    health, metrics = result.health, result.metrics
+    rows: list[Row] = [
+        ("Client processes:", health.num_workers),
+        ("Arrival stamps:", health.stamps),
+        ("P99 read lag (ms):", milliseconds_at(health.read_lag_s, 0.99)),
+        ("P99 send lag (ms):", milliseconds_at(health.send_lag_s, 0.99)),
+        ("Merged reads:", f"{health.num_merged_reads} of {health.num_reads}"),
+        ("Connections opened / reused:", f"{health.num_connects} / {health.num_reused}"),
+        ("Mean connect time (ms):", milliseconds(metrics.connect_s.mean)),
+        ("Clock steps:", health.num_clock_steps),
+    ]
+    if health.wall_s:
+        rows.append(("CPU of its core (%):", 100 * health.cpu_s / health.wall_s))
+    return rows

@@ -1,0 +1,111 @@
+"""The points of a sweep side by side: a table for people, rows for files.
+
+Owns which figures a row has. What was swept comes first; the mark of goodput last: a point passes when at
+least 99 % of the requests that ended met every objective.
+
+Invariant: a row's figures are its point's own; nothing is pooled over points.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from prefixlab.bench.metrics.distribution import Distribution
+from prefixlab.bench.metrics.point import PointResult
+from prefixlab.bench.report.figures import milliseconds, number
+from prefixlab.bench.report.points.keys import result_keys
+from prefixlab.core.errors import ConfigError
+
+GOOD_SHARE = 0.99
+
+
+def passes(result: PointResult) -> bool | None:
+    """None where no objectives were given, or nothing ended."""
+    goodput = result.metrics.goodput
+    return None if goodput is None or goodput.share is None else goodput.share >= GOOD_SHARE
+
+
+def points_table(results: Sequence[PointResult]) -> Table:
+    """One row per point. Latencies in milliseconds, TTFT and E2EL in open loop from the schedule."""
+    swept = list(dict.fromkeys(name for result in results for name in result.settings.swept))
+    any_open = any(result.settings.open_loop for result in results)
+    any_goodput = any(result.metrics.goodput for result in results)
+    title = "Points; latencies in ms" + (", in open loop from the schedule" if any_open else "")
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    columns = [*swept, "req/s", "output tok/s", "in flight"]
+    columns += [f"{name} {p}" for name in ("TTFT", "TPOT", "ITL", "E2EL") for p in ("p50", "p99")]
+    columns += [
+        "failed",
+        *(["saturated"] if any_open else []),
+        *(["good %", "goodput"] if any_goodput else []),
+    ]
+    for column in columns:
+        table.add_column(escape(column), justify="right", no_wrap=True)
+    for result in results:
+        cells = [_cell(result.settings.swept.get(name)) for name in swept] + _figures(result)
+        if any_open:
+            cells.append({True: "[red]yes[/]", False: "no", None: ""}[_saturated(result)])
+        if any_goodput:
+            cells += _goodput_cells(result)
+        table.add_row(*cells)
+    return table
+
+
+def write_csv(path: Path, results: Sequence[PointResult]) -> None:
+    """One row per point: what was swept, then every figure that is a single value. ConfigError if the file
+    cannot be written."""
+    rows = [_flat(result) for result in results]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    try:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns, restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _flat(result: PointResult) -> dict[str, Any]:
+    figures = result_keys(result)
+    single = {key: value for key, value in figures.items() if not isinstance(value, dict | list)}
+    return {**result.settings.swept, **single, "passes": passes(result)}
+
+
+def _figures(result: PointResult) -> list[str]:
+    metrics = result.metrics
+    from_intent = result.settings.open_loop
+    shown: list[Distribution] = [
+        metrics.ttft_from_intent_s if from_intent else metrics.ttft_s,
+        metrics.tpot_s,
+        metrics.itl_s,
+        metrics.e2e_from_intent_s if from_intent else metrics.e2e_s,
+    ]
+    return [
+        number(metrics.request_throughput, 2),
+        number(metrics.output_throughput, 1),
+        number(metrics.concurrency, 1),
+        *(number(milliseconds(value), 1) for seconds in shown for value in (seconds.median, seconds.p99)),
+        str(metrics.failed),
+    ]
+
+
+def _saturated(result: PointResult) -> bool | None:
+    return result.saturation.saturated if result.saturation else None
+
+
+def _goodput_cells(result: PointResult) -> list[str]:
+    goodput = result.metrics.goodput
+    if goodput is None or goodput.share is None:
+        return ["n/a", ""]
+    return [number(100 * goodput.share, 1), "[green]pass[/]" if passes(result) else "[red]fail[/]"]
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else escape(f"{value:g}" if isinstance(value, float) else str(value))
