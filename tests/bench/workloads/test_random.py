@@ -9,6 +9,7 @@ from prefixlab.bench.config.dataset import LengthRange
 from prefixlab.bench.workloads.random import (
     RandomShape,
     draw_lengths,
+    make_probe,
     make_prompts,
     num_shared_tokens,
     num_telling_tokens,
@@ -83,6 +84,16 @@ def test_lengths_are_drawn_evenly_from_the_whole_interval_both_ends_included() -
     counts = np.bincount(lengths.prompt)[13:]
     assert counts == pytest.approx(np.full(5, 20_000), rel=0.03)
     assert set(lengths.output.tolist()) == {1, 2}
+
+
+@pytest.mark.parametrize("prefix", [0, 6])
+def test_a_probe_begins_as_no_prompt_does(prefix: int) -> None:
+    wording = IdWording(Vocabulary.of_size(52, "for the test"))
+    for seed in range(30):
+        wanted = shape(50, (9, 9), prefix=prefix)
+        probe = make_probe(wording, wanted, 64, seed).token_ids
+        assert len(probe) == 64
+        assert all(p.token_ids[0] != probe[0] for p in make_prompts(wording, wanted, seed))
 
 
 def test_special_ids_are_never_drawn() -> None:

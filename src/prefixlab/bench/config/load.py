@@ -175,20 +175,23 @@ class LoadConfig:
             raise ConfigError(f"no request arrives: {self.describe()}")
         return offsets
 
-    def describe(self) -> str:
-        """For reports: which loop, and at what pace."""
-        cap = "" if self.max_concurrency is None else f", at most {self.max_concurrency} in flight"
+    def arrivals(self) -> str:
+        """In words: when requests come. Nothing in closed loop."""
         if self.schedule is not None:
-            return f"open loop, times from {self.schedule}{cap}"
+            return f"times from {self.schedule}"
         if not self.has_rate:
-            if self.max_concurrency is None:
-                return "open loop, all at once"
-            return f"closed loop, {self.max_concurrency} in flight"
+            return "all at once" if self.open_loop else ""
         shape = {POISSON: "Poisson", math.inf: "constant"}.get(self.burstiness, f"gamma {self.burstiness:g}")
         if self.stage:
-            pace = f"stages {' '.join(self.stage)}"
-        elif self.ramp_up_strategy is not None:
-            pace = f"{self.ramp_up_strategy} ramp {self.ramp_up_start_rps:g} to {self.ramp_up_end_rps:g}/s"
-        else:
-            pace = f"{self.request_rate:g} requests/s"
-        return f"open loop, {pace}, {shape} arrivals{cap}"
+            return f"{shape}, stages {' '.join(self.stage)}"
+        if self.ramp_up_strategy is not None:
+            ends = f"{self.ramp_up_start_rps:g} to {self.ramp_up_end_rps:g} req/s"
+            return f"{shape}, {self.ramp_up_strategy} ramp {ends}"
+        return f"{shape}, {self.request_rate:g} req/s"
+
+    def describe(self) -> str:
+        """For reports: which loop, and at what pace."""
+        if not self.open_loop:
+            return f"closed loop, {self.max_concurrency} in flight"
+        cap = "" if self.max_concurrency is None else f", at most {self.max_concurrency} in flight"
+        return f"open loop, {self.arrivals()}{cap}"

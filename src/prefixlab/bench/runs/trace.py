@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from prefixlab.bench.client_notes import client_notes
 from prefixlab.bench.loadgen.driver import OnProgress
+from prefixlab.bench.loadgen.health import ClientHealth
 from prefixlab.bench.loadgen.plan import Load, Planned
 from prefixlab.bench.metrics.summary import Metrics, summarise
 from prefixlab.bench.records.record import Record
@@ -28,7 +29,7 @@ from prefixlab.bench.workloads.trace import (
     make_probe,
     make_prompts,
 )
-from prefixlab.bench.workloads.wording import Prompt
+from prefixlab.bench.workloads.wording import Prompt, require_exact
 from prefixlab.core.errors import ConfigError
 
 
@@ -38,6 +39,7 @@ class TraceRun:
 
     Attributes:
         trace: after scaling and cutting.
+        health: how well the client itself did.
         interrupted: it was ended early; its records say how far it came.
     """
 
@@ -50,6 +52,7 @@ class TraceRun:
     metrics: Metrics
     check: CacheCheck
     notes: tuple[str, ...]
+    health: ClientHealth
     interrupted: bool
 
 
@@ -70,6 +73,7 @@ def run_trace(
         TargetError: the server fails a request that is not measured.
         KeyboardInterrupt: it was interrupted before anything was measured.
     """
+    require_exact(endpoint.wording)
     if endpoint.wording.num_head_tokens or endpoint.wording.num_tail_tokens:
         raise ConfigError("bench trace sends token ids: use a backend that takes them, not chat")
     limit = min((n for n in (max_len, endpoint.facts.max_model_len) if n is not None), default=None)
@@ -119,6 +123,7 @@ def run_trace(
             *delivery_notes(drive.table, ignore_eos=endpoint.ignore_eos),
             *client_notes(drive.health),
         ),
+        health=drive.health,
         interrupted=drive.interrupted,
     )
 

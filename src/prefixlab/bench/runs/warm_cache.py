@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import random
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from prefixlab.bench.client_notes import client_notes
 from prefixlab.bench.config.warm_cache import WarmCacheOptions
 from prefixlab.bench.loadgen.driver import Drive, Progress
+from prefixlab.bench.loadgen.health import ClientHealth
 from prefixlab.bench.loadgen.plan import Load, Planned
 from prefixlab.bench.metrics.summary import Metrics, summarise
 from prefixlab.bench.records.record import Record
@@ -24,6 +25,7 @@ from prefixlab.bench.targets.cold_start import Coldness, ColdStart
 from prefixlab.bench.targets.endpoint import Endpoint
 from prefixlab.bench.verdict import CacheCheck, check_cache, delivery_notes
 from prefixlab.bench.workloads.warm_cache import PointShape, WarmCachePoint, make_point, shape_point
+from prefixlab.bench.workloads.wording import require_exact
 from prefixlab.core.errors import ConfigError, TargetError
 
 TRIAL_SALT = 1
@@ -38,6 +40,7 @@ class PointRun:
         salt: what the prompts were salted with; 0 when they are those of (seed, pct).
         warm_up_cached_tokens: what the server reported for the warm-up; None if it did not, or none was sent.
         notes: what a reader should know before trusting the numbers.
+        health: how well the client itself did.
         interrupted: it was ended early; its records say how far it came.
     """
 
@@ -50,6 +53,7 @@ class PointRun:
     metrics: Metrics
     check: CacheCheck
     notes: tuple[str, ...]
+    health: ClientHealth = field(default_factory=ClientHealth)
     interrupted: bool = False
 
 
@@ -73,6 +77,7 @@ def run_warm_cache(endpoint: Endpoint, options: WarmCacheOptions, listener: List
         TargetError: the server fails a request that is not measured (trial, probe or warm-up).
         KeyboardInterrupt: it was interrupted; what was measured went to `listener`.
     """
+    require_exact(endpoint.wording)
     sweep = _Sweep(endpoint, options, listener)
     sweep.try_out()
     runs = []
@@ -166,6 +171,7 @@ class _Sweep:
             metrics=summarise(drive.table, planned=self._options.num_prompts),
             check=check_cache(drive.table),
             notes=tuple(self._notes(shape, warmed, drive)),
+            health=drive.health,
             interrupted=drive.interrupted,
         )
 

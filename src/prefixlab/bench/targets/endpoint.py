@@ -36,6 +36,7 @@ from prefixlab.bench.targets.hints import with_hint
 from prefixlab.bench.targets.http import HttpTarget
 from prefixlab.bench.workloads.tokens import Vocabulary
 from prefixlab.bench.workloads.wording import ChatWording, IdWording, Prompt, Wording
+from prefixlab.bench.workloads.words import WordWording
 from prefixlab.core.clock import Clock, MonotonicClock, sleep
 from prefixlab.core.errors import ConfigError, TargetError
 from prefixlab.core.hit_oracle import expected_cached_tokens
@@ -260,12 +261,7 @@ def _expects_miss(config: TargetConfig, facts: ServerFacts) -> str | None:
 
 def _wording(config: TargetConfig, facts: ServerFacts, tokenizer: Tokenizer | None, *, chat: bool) -> Wording:
     if chat:
-        if tokenizer is None:
-            raise ConfigError(
-                "chat takes text, and without the model's tokenizer nobody knows which tokens it becomes: "
-                "give --tokenizer, or use a backend that takes token ids"
-            )
-        return ChatWording(tokenizer)
+        return WordWording() if tokenizer is None else ChatWording(tokenizer)
     if tokenizer is not None:
         vocabulary = Vocabulary.of_tokenizer(tokenizer)
         limit = config.vocab_size or facts.vocab_size

@@ -19,7 +19,7 @@ from prefixlab.bench.workloads.wording import Prompt, Wording
 from prefixlab.core.block_hash import TokenIds
 from prefixlab.core.errors import ConfigError
 
-_INPUTS, _OUTPUTS, _PREFIX, _FIRSTS, _BODIES = range(5)
+_INPUTS, _OUTPUTS, _PREFIX, _FIRSTS, _BODIES, _PROBE = range(6)
 BODIES_AT_ONCE = 256
 
 
@@ -89,7 +89,9 @@ def make_prompts(wording: Wording, shape: RandomShape, *key: int, salt: int = 0)
         return TokenStream(vocabulary, *key, salt, part)
 
     around = wording.num_head_tokens + wording.num_tail_tokens
+    alphabet = stream(_FIRSTS).distinct(len(vocabulary), "prompts")
     prefix = stream(_PREFIX).draw(num_shared_tokens(wording, shape) - wording.num_head_tokens)
+    prefix[:1] = alphabet[-1]
     telling = num_telling_tokens(vocabulary, shape.num_prompts)
     shortest = int(lengths.min()) - around - len(prefix)
     if shortest < telling:
@@ -98,7 +100,6 @@ def make_prompts(wording: Wording, shape: RandomShape, *key: int, salt: int = 0)
             f"prompts of {int(lengths.min())} tokens{template}, are too short: {shape.num_prompts:,} "
             f"different ones take {telling} more than the {len(prefix)} they share"
         )
-    alphabet = stream(_FIRSTS).distinct(len(vocabulary), "prompts")
     bodies = stream(_BODIES)
     for start in range(0, shape.num_prompts, BODIES_AT_ONCE):
         sizes = lengths[start : start + BODIES_AT_ONCE] - around - len(prefix)
@@ -107,6 +108,16 @@ def make_prompts(wording: Wording, shape: RandomShape, *key: int, salt: int = 0)
             content = np.concatenate((prefix, body))
             content[len(prefix) : len(prefix) + telling] = _spell(number, alphabet, telling)
             yield wording.prompt(content)
+
+
+def make_probe(wording: Wording, shape: RandomShape, num_tokens: int, *key: int, salt: int = 0) -> Prompt:
+    """A prompt for proving the cache cold: where there are enough ids, none of `make_prompts` with the same
+    arguments begins as it does (a chat template's head apart)."""
+    vocabulary = wording.vocabulary
+    alphabet = TokenStream(vocabulary, *key, salt, _FIRSTS).distinct(len(vocabulary), "prompts")
+    content = TokenStream(vocabulary, *key, salt, _PROBE).draw(num_tokens)
+    content[:1] = alphabet[min(shape.num_prompts, len(alphabet) - 2)]
+    return wording.prompt(content)
 
 
 def _spell(number: int, alphabet: TokenIds, num_digits: int) -> TokenIds:

@@ -61,11 +61,15 @@ class Wording(Protocol):
         vocabulary: ids that content may be made of.
         num_head_tokens: tokens the server sees before the content, the same for every prompt.
         num_tail_tokens: tokens it sees after.
+        is_exact: the server sees exactly the content's tokens; else about as many.
     """
 
     vocabulary: Vocabulary
     num_head_tokens: int
     num_tail_tokens: int
+
+    @property
+    def is_exact(self) -> bool: ...
 
     def prompt(self, content: TokenIds) -> Prompt: ...
 
@@ -73,6 +77,7 @@ class Wording(Protocol):
 class IdWording:
     """Token ids are sent as they are (`/generate`, `/v1/completions`)."""
 
+    is_exact = True
     num_head_tokens = 0
     num_tail_tokens = 0
 
@@ -89,6 +94,8 @@ class ChatWording:
     Raises ConfigError at construction when the tokenizer has no words that stay whole next to one another, or
     its template does something to the text; at `prompt` when one prompt does not survive the round trip.
     """
+
+    is_exact = True
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -119,6 +126,15 @@ class ChatWording:
         text = self._tokenizer.decode(content.tolist())
         rendered = self._tokenizer.apply_chat_template([{"role": "user", "content": text}])
         return text, as_token_ids(self._tokenizer.encode(rendered))
+
+
+def require_exact(wording: Wording) -> None:
+    """For workloads that mean exact tokens. Raises ConfigError where the server may see others."""
+    if not wording.is_exact:
+        raise ConfigError(
+            "chat takes text, and without the model's tokenizer nobody knows which tokens it becomes: "
+            "give --tokenizer, or use a backend that takes token ids"
+        )
 
 
 def common_prefix(left: TokenIds, right: TokenIds) -> int:

@@ -34,6 +34,7 @@ WORDS = _TEXT.split()
 class WordWording:
     """Content is indices into WORDS. Lengths are only about right: see the module."""
 
+    is_exact = False
     num_head_tokens = 0
     num_tail_tokens = 0
 
@@ -49,6 +50,7 @@ class WordWording:
 class TextWording:
     """Content goes as the text it decodes to. Where tokens fuse, the server makes fewer or others of it."""
 
+    is_exact = False
     num_head_tokens = 0
     num_tail_tokens = 0
 

@@ -1,0 +1,327 @@
+"""The serve run: one point, measured as often as asked. Warm up, start cold if asked, send, keep, judge.
+
+Owns the order of things, and going on where a run stopped. What is sent is `point.py`'s, how it travels the
+driver's, what the numbers mean `metrics/point.py`'s.
+
+Invariants: warm-up requests share nothing with measured ones; every planned request of every repeat has
+exactly one row in the result, whatever happened.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from prefixlab.bench.calibrate import store as calibrations
+from prefixlab.bench.client_notes import client_notes
+from prefixlab.bench.config.dataset import LengthRange
+from prefixlab.bench.config.serve import ServeConfig
+from prefixlab.bench.loadgen.driver import Drive, Progress
+from prefixlab.bench.loadgen.health import ClientHealth
+from prefixlab.bench.loadgen.plan import Load, Planned
+from prefixlab.bench.metrics.point import PointResult, PointSettings, evaluate
+from prefixlab.bench.records.record import Outcome
+from prefixlab.bench.records.run_dir import RunDir, Segment, done_ids, settled
+from prefixlab.bench.records.table import CODE, RecordTable
+from prefixlab.bench.runs.point import Asker, Outline, load_of, outline, rest_of
+from prefixlab.bench.targets.cold_start import Coldness, ColdStart
+from prefixlab.bench.targets.endpoint import Endpoint
+from prefixlab.bench.verdict import Verdict, check_cache, delivery_notes, first_failure
+from prefixlab.bench.workloads.random import RandomShape, make_probe
+from prefixlab.core.clock import wall_time_label
+from prefixlab.core.errors import ConfigError, TargetError
+from prefixlab.core.seams import Tokenizer
+
+MAX_WARM_UP_CONCURRENCY = 16
+
+
+class Watcher(Protocol):
+    """Watches a run, for the screen."""
+
+    def describe(self, what: str) -> None:
+        """What is being sent now; progress counts from 0 again."""
+        ...
+
+    def update(self, progress: Progress) -> None: ...
+
+
+class Unwatched:
+    def describe(self, what: str) -> None:
+        pass
+
+    def update(self, progress: Progress) -> None:
+        pass
+
+
+@dataclass
+class _Repeat:
+    """One repeat, out of one or more stretches."""
+
+    number: int
+    outline: Outline
+    tables: list[RecordTable] = field(default_factory=list)
+    spent_s: float = 0.0
+
+    @property
+    def table(self) -> RecordTable:
+        return settled(self.tables)
+
+
+class ServeRun:
+    """One point under way.
+
+    Args:
+        folder: where to keep it; may hold the beginning of the same run. None: nothing is kept.
+        cold: empty the server's cache before every repeat.
+        swept: what a sweep sets at this point, for its reports.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        config: ServeConfig,
+        *,
+        tokenizer: Tokenizer | None = None,
+        folder: RunDir | None = None,
+        cold: bool = False,
+        swept: dict[str, Any] | None = None,
+        watcher: Watcher | None = None,
+    ) -> None:
+        self._endpoint = endpoint
+        self._config = config
+        self._asker = Asker(endpoint, config, tokenizer)
+        self._folder = folder
+        self._cold = cold
+        self._swept = swept or {}
+        self._watcher = watcher or Unwatched()
+        self._health: list[ClientHealth] = []
+        self._notes: list[str] = []
+        self._salt = 0
+        self._num_segments = 0
+        self._interrupted = False
+
+    def run(self) -> PointResult:
+        """To its end, or to an interrupt; what was measured is in the result either way.
+
+        Raises:
+            ConfigError: the requests cannot be made, or do not fit the server.
+            TargetError: the server fails what is not measured.
+            KeyboardInterrupt: interrupted before anything was measured.
+        """
+        repeats = [
+            _Repeat(number, outline(self._config, number)) for number in range(self._config.load.repeats)
+        ]
+        self._check_lengths(repeats[0].outline)
+        self._take_up(repeats)
+        if self._config.load.num_warmups:
+            self._warm_up(repeats[0].outline)
+        for repeat in repeats:
+            self._measure(repeat)
+        return self._judge(repeats)
+
+    def _check_lengths(self, planned: Outline) -> None:
+        limit = self._endpoint.facts.max_model_len
+        if limit is None or planned.prompt_tokens is None:
+            return
+        longest = int(np.max(np.add(planned.prompt_tokens, planned.output_tokens)))
+        if longest > limit:
+            raise ConfigError(
+                f"a request of {longest} tokens of prompt and output: the server takes at most {limit}; "
+                "see --random-input-len, --random-prefix-len and --random-output-len"
+            )
+
+    def _take_up(self, repeats: list[_Repeat]) -> None:
+        """What an earlier process left in the folder."""
+        for segment in [] if self._folder is None else self._folder.segments():
+            repeat = repeats[int(segment.about["repeat"])]
+            table = segment.table()
+            repeat.tables.append(table)
+            repeat.spent_s += float(np.nanmax(table.last_s, initial=0.0))
+            self._salt = int(segment.about["salt"])
+            self._num_segments += 1
+            if "health" in segment.about:
+                self._health.append(ClientHealth.from_json(str(segment.about["health"])))
+        if self._num_segments:
+            self._notes.append(f"resumed: {self._num_segments} earlier stretches of this run are part of it")
+
+    def _warm_up(self, planned: Outline) -> None:
+        self._watcher.describe("warming up")
+        requests = self._asker.warm_ups(planned)
+        at_once = self._config.load.max_concurrency or MAX_WARM_UP_CONCURRENCY
+        load = Load(open_loop=False, max_concurrency=at_once, num_workers=1)
+        drive = self._endpoint.driver.run(requests, load, on_progress=self._watcher.update)
+        if drive.interrupted:
+            raise KeyboardInterrupt
+        if not drive.table.ok.all():
+            raise TargetError(f"a warm-up request failed: {first_failure(drive.table)}")
+
+    def _measure(self, repeat: _Repeat) -> None:
+        """What is left of a repeat; what was never begun is unsent."""
+        done = done_ids(repeat.table)
+        duration_s = self._config.load.duration
+        if len(done) == repeat.outline.num_requests or (duration_s and repeat.spent_s >= duration_s):
+            return
+        if self._interrupted:
+            plan = self._plan(repeat, done)
+            repeat.tables.append(RecordTable.of(planned.unsent(planned.offset_s) for planned in plan))
+            return
+        if self._cold and repeat.outline.num_requests:
+            self._start_cold(repeat)
+        times = f"repeat {repeat.number + 1} of {self._config.load.repeats}"
+        self._watcher.describe(times if self._config.load.repeats > 1 else "sending")
+        segment = self._begin(repeat)
+        drive = self._endpoint.driver.run(
+            self._plan(repeat, done),
+            load_of(self._config, spent_s=repeat.spent_s),
+            on_progress=self._watcher.update,
+            folder=None if segment is None else segment.folder,
+        )
+        self._end(repeat, segment, drive)
+
+    def _plan(self, repeat: _Repeat, done: set[str]) -> Iterator[Planned]:
+        """What is left of it, from the start of this stretch on."""
+        left = rest_of(self._asker.requests(repeat.outline, repeat.number, self._salt), done)
+        first = next(left, None)
+        if first is None:
+            return
+        for planned in itertools.chain((first,), left):
+            yield replace(planned, offset_s=planned.offset_s - first.offset_s) if done else planned
+
+    def _begin(self, repeat: _Repeat) -> Segment | None:
+        if self._folder is None:
+            return None
+        return self._folder.begin_segment(
+            {"repeat": repeat.number, "salt": self._salt, "started": wall_time_label()}
+        )
+
+    def _end(self, repeat: _Repeat, segment: Segment | None, drive: Drive) -> None:
+        number = np.full(len(drive.table), self._num_segments, dtype=np.int64)
+        repeat.tables.append(replace(drive.table, segment=number))
+        self._num_segments += 1
+        self._health.append(drive.health)
+        self._interrupted = drive.interrupted
+        if segment is not None and self._folder is not None:
+            self._folder.end_segment(
+                segment, {"health": drive.health.to_json(), "interrupted": drive.interrupted}
+            )
+
+    def _start_cold(self, repeat: _Repeat) -> None:
+        self._watcher.describe("emptying the cache")
+        endpoint = self._endpoint
+        shape = repeat.outline.shape or RandomShape(1, LengthRange(1, 1), LengthRange(1, 1))
+        size = endpoint.probe_tokens
+        if endpoint.facts.max_model_len is not None:
+            size = min(size, endpoint.facts.max_model_len - 1)
+        key = self._config.dataset.seed, self._config.key()
+        found = endpoint.start_cold(
+            make_probe(self._asker.wording, shape, size, *key, salt=self._salt + repeat.number)
+        )
+        if found.coldness is Coldness.SALTED and not self._salt and repeat.outline.shape is not None:
+            self._salt = secrets.randbits(62) | 1
+        note = cold_note(found, salted=bool(self._salt))
+        if note not in self._notes:
+            self._notes.append(note)
+
+    def _judge(self, repeats: list[_Repeat]) -> PointResult:
+        tables = [repeat.table for repeat in repeats]
+        for repeat, table in zip(repeats, tables, strict=True):
+            planned = repeat.outline.num_requests
+            assert len(table) == planned, f"{planned} requests planned, {len(table)} recorded"
+        health = one_after_another(self._health)
+        settings = point_settings(self._endpoint, self._config, repeats[0].outline, self._swept)
+        notes = [*self._endpoint.warnings, *self._notes]
+        if self._interrupted:
+            notes.append("interrupted: the figures are of the requests that had finished")
+        notes += self._workload_notes(repeats[0].outline)
+        result = evaluate(settings, tables, health, interrupted=self._interrupted)
+        notes += self._result_notes(result)
+        return replace(result, notes=tuple(notes))
+
+    def _workload_notes(self, planned: Outline) -> list[str]:
+        if planned.shape is None:
+            template = ", in the tokenizer's chat template" if self._config.dataset.chat_template else ""
+            return [f"prompts are those of {self._config.dataset.dataset_path}{template}"]
+        wording = self._asker.wording
+        prefix = planned.shape.num_prefix_tokens
+        return [
+            f"prompts of {planned.shape.inputs} tokens"
+            + (f" behind {prefix:,} that all share" if prefix else "")
+            + f", outputs of {planned.shape.outputs}, made of {wording.vocabulary.describe()}",
+            *(
+                ["prompt lengths are about as asked; the figures are the server's count"]
+                if not wording.is_exact
+                else []
+            ),
+        ]
+
+    def _result_notes(self, result: PointResult) -> list[str]:
+        table, metrics = result.table, result.metrics
+        notes = delivery_notes(table, ignore_eos=self._endpoint.ignore_eos)
+        unsent = int((table.outcome == CODE[Outcome.UNSENT]).sum())
+        if unsent and not self._interrupted:
+            notes.append(f"{unsent} requests were not sent: --duration was over")
+        check = check_cache(table)
+        if check.verdict is Verdict.MORE and not self._cold:
+            notes.append(
+                "the cache was not cold: --flush-cache empties it first, another --seed makes new prompts"
+            )
+        if check.verdict is Verdict.LESS:
+            notes.append(
+                "expected is an ideal cache's, every earlier request done; overlap and eviction take"
+            )
+        if check.detail:
+            notes.append(check.detail)
+        notes += client_notes(result.health)
+        past = calibrations.check(
+            calibrations.load(result.health.num_workers),
+            tokens_per_s=metrics.output_throughput or 0.0,
+            streams=result.health.peak_in_flight,
+            num_workers=result.health.num_workers,
+        )
+        return [*notes, past] if past else notes
+
+
+def cold_note(found: ColdStart, *, salted: bool) -> str:
+    if found.coldness is Coldness.SALTED and not salted:
+        return f"cold start impossible: {found.detail}; the prompts of a file may be cached already"
+    return f"cold start {found.coldness.value}: {found.detail}"
+
+
+def point_settings(
+    endpoint: Endpoint, config: ServeConfig, planned: Outline, swept: dict[str, Any]
+) -> PointSettings:
+    """What the point's reports say of it."""
+    return PointSettings(
+        backend=endpoint.backend,
+        model=endpoint.model,
+        tokenizer=config.target.tokenizer,
+        dataset=config.dataset.dataset_name,
+        label=config.report.label,
+        num_prompts=planned.num_requests,
+        open_loop=config.load.open_loop,
+        request_rate=config.load.request_rate,
+        burstiness=config.load.burstiness,
+        arrivals=config.load.arrivals(),
+        max_concurrency=config.load.max_concurrency,
+        objectives=config.report.objectives(),
+        selected=config.report.metrics(),
+        percentiles=config.report.percentiles(),
+        metadata=config.report.metadata_pairs(),
+        swept=swept,
+        date=wall_time_label(),
+    )
+
+
+def one_after_another(parts: list[ClientHealth]) -> ClientHealth:
+    """The health of stretches of one run: sums as over workers, but the same workers did all of them."""
+    total = ClientHealth(num_workers=0)
+    for part in parts:
+        total.merge(part)
+    for name in ("num_workers", "peak_in_flight", "peak_queued"):
+        setattr(total, name, max((getattr(part, name) for part in parts), default=0))
+    return total
