@@ -98,6 +98,7 @@ def write_plan(folder: Path, plan: Iterable[Planned], on_wire: Callable[[TargetR
     """
     columns = [array("Q"), array("Q"), array("Q"), array("q")]
     start = 0
+    (folder / PLAN_BYTES).touch(0o600)  # a key may be among the headers
     with (folder / PLAN_BYTES).open("wb") as bodies, (folder / TEMPLATES).open("wb") as templates:
         for planned in plan:
             data = on_wire(planned.request)

@@ -60,7 +60,7 @@ class Dialect(Protocol):
         ...
 
 
-_Count = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
 
 class _Event(msgspec.Struct):

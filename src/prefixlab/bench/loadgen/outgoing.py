@@ -1,0 +1,106 @@
+"""A request as the bytes that go on the wire. No I/O.
+
+Owns the HTTP head: which headers are sent, and that nothing a user gives can break out of its line. The body
+is the dialect's.
+
+Invariant: every request is complete in itself, with the length of its body named.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from urllib.parse import quote, urlsplit
+
+import msgspec
+
+from prefixlab.bench.targets.dialects import Dialect
+from prefixlab.core.errors import ConfigError
+from prefixlab.core.target import TargetRequest
+
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_BREAKS_OUT = re.compile(r"[\r\n\0]")
+_OURS = frozenset({"content-length", "transfer-encoding"})
+
+
+class Address:
+    """Where a base URL and a path under it lead.
+
+    Raises:
+        ConfigError: it is no http or https URL.
+    """
+
+    def __init__(self, url: str, path: str) -> None:
+        try:
+            parts = urlsplit(url if "://" in url else f"http://{url}")
+            port = parts.port
+        except ValueError as error:
+            raise ConfigError(f"{url} is not a URL: {error}") from None
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError(f"{url} is not the URL of a server: http://host:port is")
+        if parts.query or parts.fragment or parts.username is not None:
+            raise ConfigError(f"{url}: a base URL has neither user, query nor fragment; --header sends a key")
+        self.tls = parts.scheme == "https"
+        self.host = parts.hostname
+        self.port = port or (443 if self.tls else 80)
+        self.netloc = parts.netloc
+        self.path = quote(parts.path.rstrip("/") + "/" + path.lstrip("/"), safe="/%?&=:@!$'()*+,;~-._")
+
+
+class RequestWriter:
+    """Makes the bytes of requests of one run.
+
+    Args:
+        headers: sent with each; they win over ours of the same name.
+
+    Raises:
+        ConfigError: a header cannot be sent.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        dialect: Dialect,
+        *,
+        model: str | None,
+        headers: Mapping[str, str],
+        api_key: str | None,
+        reuse_connections: bool,
+    ) -> None:
+        self._dialect = dialect
+        self._model = model
+        # Ids repeat from run to run, and a server may refuse one it still knows.
+        self._run_id = secrets.token_hex(4)
+        fields = {
+            "Host": address.netloc,
+            "User-Agent": "prefixlab",
+            "Accept": "text/event-stream, application/json",
+            "Accept-Encoding": "identity",
+            "Content-Type": "application/json",
+        }
+        if not reuse_connections:
+            fields["Connection"] = "close"
+        if api_key is not None:
+            fields["Authorization"] = f"Bearer {api_key}"
+        given = {name.lower() for name in headers}
+        fields = {name: value for name, value in fields.items() if name.lower() not in given} | dict(headers)
+        lines = [f"POST {address.path} HTTP/1.1", *(_header(*field) for field in fields.items())]
+        self._head = ("\r\n".join(lines) + "\r\n").encode("latin-1")
+        self._names_requests = "x-request-id" not in given
+
+    def __call__(self, request: TargetRequest) -> bytes:
+        """Head and body. Raises ConfigError for a request that this API cannot carry."""
+        body = msgspec.json.encode(self._dialect.body(request, self._model))
+        head = self._head + b"Content-Length: %d\r\n" % len(body)
+        if self._names_requests:
+            head += f"X-Request-Id: {quote(request.request_id)}-{self._run_id}\r\n".encode()
+        return head + b"\r\n" + body
+
+
+def _header(name: str, value: str) -> str:
+    if not _NAME.fullmatch(name) or name.lower() in _OURS:
+        raise ConfigError(f"--header {name}: not a name of a header that can be given")
+    if _BREAKS_OUT.search(value) or any(ord(character) > 255 for character in value):
+        raise ConfigError(f"--header {name}: its value cannot be sent in a header")
+    return f"{name}: {value}"
