@@ -12,7 +12,6 @@ from prefixlab.bench.records.record import Outcome, Record
 from prefixlab.bench.report.console import NOT_MEASURED, WIDTH, result_block
 from prefixlab.bench.report.jsonl import append_line, measured_keys
 from prefixlab.bench.report.plot import write_plot
-from prefixlab.bench.report.progress import ProgressBar
 from prefixlab.bench.report.sweep import (
     PooledPoint,
     cache_table,
@@ -183,14 +182,3 @@ def test_the_picture_survives_points_without_figures(tmp_path: Path) -> None:
     pooled = pool_points([replace(run, records=silent, check=check_cache(silent))])
     write_plot(tmp_path / "p.svg", pooled, title="t", setting="s")
     assert "0 of 1 points" in (tmp_path / "p.svg").read_text()
-
-
-def test_progress_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    with ProgressBar(2) as bar:
-        bar.describe("50 % shared")
-        bar.request_done(ok_record())
-        bar.request_done(Record("f", Outcome.FAILED, 0.0, error="x"))
-        bar.say("a line that stays [sic]")
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "a line that stays [sic]" in captured.err

@@ -1,36 +1,58 @@
-"""Progress on stderr: a bar where somebody watches, lines that stay where nobody does. Stdout is for data."""
+"""Progress on stderr: bars that move where somebody watches, lines that stay where nobody does.
+
+Owns what is shown while a run goes on. Reads no clock of its own: time comes with each Progress. Stdout is
+for data, so nothing is written there.
+
+Invariant: whatever is shown is taken away or ended with a newline before anything else is printed.
+"""
 
 from __future__ import annotations
 
 from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
 
 from prefixlab.bench.loadgen.driver import Progress as RunProgress
 
+LINE_EVERY_S = 5.0
+"""Between lines where nobody watches."""
+SPAN_S = 1.0
+"""Stretch over which rates are taken, so that they neither flicker nor lag."""
+
+_BARS = (("sent", "sent"), ("first", "first tokens"), ("tokens", "tokens"), ("finished", "finished"))
+
 
 class ProgressBar:
-    """One bar over all requests of a run. Use as a context manager."""
+    """Bars over all requests of one or more runs. Use as a context manager; give each run a `describe`."""
 
-    def __init__(self, total_requests: int) -> None:
-        self._console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("requests"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[state]}"),
+    def __init__(
+        self, total_requests: int, total_tokens: int | None = None, *, console: Console | None = None
+    ) -> None:
+        """`total_tokens`: output tokens planned over all runs; None where nobody knows."""
+        self._console = console or Console(stderr=True)
+        self._bars = Progress(
+            TextColumn("{task.description}", justify="right"),
+            BarColumn(bar_width=40),
+            TextColumn("{task.fields[shown]}"),
             console=self._console,
-            disable=not self._console.is_terminal,
-            transient=True,
         )
-        self._task: TaskID = self._bar.add_task("", total=total_requests, state="")
-        self._before = self._finished = 0
+        totals = {name: total_requests for name, _ in _BARS} | {"tokens": total_tokens}
+        self._tasks: dict[str, TaskID] = {
+            name: self._bars.add_task(label, total=totals[name], shown="") for name, label in _BARS
+        }
+        self._live = Live(console=self._console, transient=True, refresh_per_second=8)
+        self._what = ""
+        self._before = dict.fromkeys(self._tasks, 0)
+        self._now: RunProgress | None = None
+        self._rates = Rates()
+        self._line_at_s = LINE_EVERY_S
 
     def __enter__(self) -> ProgressBar:
-        self._bar.start()
+        if self._console.is_terminal:
+            self._live.start()
         return self
 
     def __exit__(
@@ -39,22 +61,77 @@ class ProgressBar:
         self.stop()
 
     def stop(self) -> None:
-        """Take the bar away, before something else is printed. May be called twice."""
-        self._bar.stop()
+        """Take the bars away, before something else is printed. May be called twice."""
+        self._live.stop()
 
     def describe(self, what: str) -> None:
         """What is being measured now: the next run, whose progress counts from 0 again."""
-        self._before += self._finished
-        self._finished = 0
-        self._bar.update(self._task, description=what)
+        if self._now is not None:
+            for name in self._before:
+                self._before[name] += getattr(self._now, name)
+        self._what, self._now, self._rates, self._line_at_s = what, None, Rates(), LINE_EVERY_S
 
     def update(self, progress: RunProgress) -> None:
-        self._finished = progress.finished
-        state = "" if progress.ttft_s is None else f"TTFT {progress.ttft_s * 1e3:,.0f} ms"
-        if progress.failed:
-            state += f", {progress.failed} failed"
-        self._bar.update(self._task, completed=self._before + self._finished, state=state)
+        """A driver's `on_progress`."""
+        self._now = progress
+        self._rates.add(progress)
+        if self._console.is_terminal:
+            for name, task in self._tasks.items():
+                done = self._before[name] + getattr(progress, name)
+                total = self._bars.tasks[task].total
+                shown = f"{done:,}" + ("" if total is None else f" / {total:,.0f}") + self._rates.of(name)
+                self._bars.update(task, completed=done, shown=shown)
+            words = Text(f"{self._what}  " if self._what else "", style="bold")
+            self._live.update(Group(self._bars, words + Text(state(progress), style="not bold")))
+        elif progress.elapsed_s >= self._line_at_s:
+            self._line_at_s = progress.elapsed_s + LINE_EVERY_S
+            self.say(f"{f'{self._what}: ' if self._what else ''}{line(progress, self._rates)}")
 
-    def say(self, line: str) -> None:
-        """A line that stays, above the bar."""
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+    def say(self, text: str) -> None:
+        """A line that stays, above the bars."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+class Rates:
+    """How fast each count grows, over about the last SPAN_S seconds."""
+
+    def __init__(self) -> None:
+        self._seen: list[RunProgress] = []
+
+    def add(self, progress: RunProgress) -> None:
+        self._seen.append(progress)
+        while len(self._seen) > 2 and progress.elapsed_s - self._seen[1].elapsed_s >= SPAN_S:
+            del self._seen[0]
+
+    def of(self, name: str) -> str:
+        """` · 12.5/s`; nothing before there is a stretch to take it over."""
+        if len(self._seen) < 2 or self._seen[-1].elapsed_s <= self._seen[0].elapsed_s:
+            return ""
+        first, last = self._seen[0], self._seen[-1]
+        rate = (getattr(last, name) - getattr(first, name)) / (last.elapsed_s - first.elapsed_s)
+        return f" · {max(rate, 0.0):,.{0 if rate >= 100 else 1}f}/s"
+
+
+def state(progress: RunProgress) -> str:
+    """Latencies so far, what is under way, what went wrong."""
+    parts = [f"{progress.elapsed_s:,.0f} s"]
+    if progress.failed:
+        parts.append(f"{progress.failed:,} FAILED")
+    if progress.ttft_s is not None:
+        parts.append(f"TTFT {progress.ttft_s * 1e3:,.1f} ms")
+    if progress.itl_s is not None:
+        parts.append(f"ITL {progress.itl_s * 1e3:,.2f} ms")
+    parts += [
+        f"{progress.in_flight:,} in flight (peak {progress.peak_in_flight:,})",
+        f"{progress.queued:,} queued (peak {progress.peak_queued:,})",
+    ]
+    return ", ".join(parts)
+
+
+def line(progress: RunProgress, rates: Rates) -> str:
+    """All of it in one line."""
+    return (
+        f"{progress.sent:,} of {progress.planned:,} sent{rates.of('sent')}, {progress.first:,} first tokens"
+        f"{rates.of('first')}, {progress.tokens:,} tokens{rates.of('tokens')}, {progress.finished:,} finished"
+        f"{rates.of('finished')}; {state(progress)}"
+    )

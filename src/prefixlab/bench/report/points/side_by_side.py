@@ -19,7 +19,7 @@ from rich.table import Table
 
 from prefixlab.bench.metrics.distribution import Distribution
 from prefixlab.bench.metrics.point import PointResult
-from prefixlab.bench.report.figures import milliseconds, number
+from prefixlab.bench.report.figures import brief, milliseconds, number
 from prefixlab.bench.report.points.keys import result_keys
 from prefixlab.core.errors import ConfigError
 
@@ -38,14 +38,14 @@ def points_table(results: Sequence[PointResult]) -> Table:
     any_open = any(result.settings.open_loop for result in results)
     any_goodput = any(result.metrics.goodput for result in results)
     title = "Points; latencies in ms" + (", in open loop from the schedule" if any_open else "")
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    columns = [*swept, "req/s", "output tok/s", "in flight"]
-    columns += [f"{name} {p}" for name in ("TTFT", "TPOT", "ITL", "E2EL") for p in ("p50", "p99")]
-    columns += [
-        "failed",
-        *(["saturated"] if any_open else []),
-        *(["good %", "goodput"] if any_goodput else []),
-    ]
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    columns = [name.removeprefix("--").replace("-", "\n") for name in swept]
+    columns += ["req/s", "output\ntok/s", "in\nflight"]
+    columns += [f"{name}\n{p}" for name in ("TTFT", "TPOT", "ITL", "E2EL") for p in ("p50", "p99")]
+    columns += ["failed", *(["satu-\nrated"] if any_open else [])]
+    columns += ["good\n%", "good-\nput"] if any_goodput else []
     for column in columns:
         table.add_column(escape(column), justify="right", no_wrap=True)
     for result in results:
@@ -89,9 +89,9 @@ def _figures(result: PointResult) -> list[str]:
     ]
     return [
         number(metrics.request_throughput, 2),
-        number(metrics.output_throughput, 1),
-        number(metrics.concurrency, 1),
-        *(number(milliseconds(value), 1) for seconds in shown for value in (seconds.median, seconds.p99)),
+        brief(metrics.output_throughput),
+        brief(metrics.concurrency),
+        *(brief(milliseconds(value)) for seconds in shown for value in (seconds.median, seconds.p99)),
         str(metrics.failed),
     ]
 
