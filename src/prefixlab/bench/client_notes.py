@@ -3,7 +3,8 @@
 Owns the thresholds from which the client's own health is worth a sentence; `loadgen/health.py` has the
 figures, and reports show them all.
 
-Invariant: a healthy client says nothing.
+Invariant: a healthy client says nothing. The same trouble is the same sentence, so that repeats of a point
+say it once.
 """
 
 from __future__ import annotations
@@ -23,19 +24,17 @@ def client_notes(health: ClientHealth) -> list[str]:
         notes.append(f"{some} those of the client's reads, not the kernel's: they include how late it looked")
     if health.num_merged_reads > MAX_MERGED_SHARE * health.num_reads:
         notes.append(
-            f"{health.num_merged_reads:,} of {health.num_reads:,} reads brought several pieces under one "
-            "arrival time: ITL is blurred, and more client processes (--num-workers) sharpen it"
+            f"more than {MAX_MERGED_SHARE:.0%} of reads brought several pieces under one arrival time: "
+            "ITL is blurred, and more client processes (--num-workers) sharpen it"
         )
     if health.num_clock_steps:
         notes.append(
-            f"the wall clock was set {health.num_clock_steps} time(s) during the run: around that, arrival "
-            "times are those of the client's reads"
+            "the wall clock was set during the run: around that, arrival times are of the client's reads"
         )
-    late_s = health.send_lag_s.quantile(0.99) if health.send_lag_s.count else 0.0
-    if late_s > MAX_SEND_LAG_S:
+    if health.send_lag_s.count and health.send_lag_s.quantile(0.99) > MAX_SEND_LAG_S:
         notes.append(
-            f"1 % of requests left {late_s * 1e3:,.1f} ms late or more through the client's own fault: "
-            "it is overloaded"
+            f"more than 1 % of requests left over {MAX_SEND_LAG_S * 1e3:g} ms late through the client's own "
+            "fault: it is overloaded"
         )
     if health.num_retries:
         notes.append(f"{health.num_retries:,} attempts were repeats of failed ones")

@@ -29,7 +29,7 @@ from prefixlab.bench.workloads.trace import (
     make_probe,
     make_prompts,
 )
-from prefixlab.bench.workloads.wording import Prompt, require_exact
+from prefixlab.bench.workloads.wording import IdWording, Prompt
 from prefixlab.core.errors import ConfigError
 
 
@@ -73,8 +73,7 @@ def run_trace(
         TargetError: the server fails a request that is not measured.
         KeyboardInterrupt: it was interrupted before anything was measured.
     """
-    require_exact(endpoint.wording)
-    if endpoint.wording.num_head_tokens or endpoint.wording.num_tail_tokens:
+    if not isinstance(endpoint.wording, IdWording):
         raise ConfigError("bench trace sends token ids: use a backend that takes them, not chat")
     limit = min((n for n in (max_len, endpoint.facts.max_model_len) if n is not None), default=None)
     fitted, fitting = fit_trace(trace, length_scale=length_scale, max_len=limit)

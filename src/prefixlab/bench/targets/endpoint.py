@@ -19,6 +19,7 @@ from prefixlab.bench.config.target import DEFAULT_VOCAB_SIZE, IN_PROCESS, Target
 from prefixlab.bench.loadgen.driver import Driver
 from prefixlab.bench.loadgen.in_process import StreamDriver
 from prefixlab.bench.loadgen.plan import Load, Planned
+from prefixlab.bench.loadgen.socket_driver import SocketDriver
 from prefixlab.bench.records.record import Outcome, Record
 from prefixlab.bench.targets.admin import open_admin
 from prefixlab.bench.targets.cold_start import ColdStart, start_cold
@@ -33,11 +34,10 @@ from prefixlab.bench.targets.control import (
 )
 from prefixlab.bench.targets.dialects import ChatDialect, CompletionsDialect, Dialect, NativeDialect
 from prefixlab.bench.targets.hints import with_hint
-from prefixlab.bench.targets.http import HttpTarget
 from prefixlab.bench.workloads.tokens import Vocabulary
 from prefixlab.bench.workloads.wording import ChatWording, IdWording, Prompt, Wording
 from prefixlab.bench.workloads.words import WordWording
-from prefixlab.core.clock import Clock, MonotonicClock, sleep
+from prefixlab.core.clock import Clock, sleep
 from prefixlab.core.errors import ConfigError, TargetError
 from prefixlab.core.hit_oracle import expected_cached_tokens
 from prefixlab.core.seams import Target, Tokenizer
@@ -103,7 +103,7 @@ class Endpoint:
             KeyboardInterrupt: it was interrupted.
         """
         plan = [Planned(self.request(prompt, name, max_new_tokens), len(prompt))]
-        drive = self.driver.run(plan, Load(open_loop=False, max_concurrency=1, num_workers=1))
+        drive = self.driver.run(plan, Load(open_loop=False, max_concurrency=1))
         if drive.interrupted:
             raise KeyboardInterrupt
         (record,) = drive.records
@@ -152,19 +152,11 @@ def open_endpoint(config: TargetConfig, url: str, make_tokenizer: MakeTokenizer)
         dialect, control = _speak(config.backend or "sglang", client)
         facts = control.facts()
         model, ignored = _model(dialect, config, facts)
-        target = HttpTarget(
-            url,
-            dialect,
-            MonotonicClock(),
-            model=model,
-            api_key=config.api_key,
-            read_timeout_s=config.read_timeout_s,
-        )
         yield Endpoint(
             url=url,
             backend=config.backend or facts.backend,
             model=model,
-            driver=StreamDriver(target, MonotonicClock()),
+            driver=_socket_driver(config, url, dialect, model),
             num_workers=config.num_workers,
             control=control,
             facts=facts,
@@ -208,6 +200,23 @@ def open_in_process(
         expects_miss=_expects_miss(config, facts),
         ignore_eos=not config.disable_ignore_eos,
         extra_body=config.extra_body(),
+    )
+
+
+def _socket_driver(config: TargetConfig, url: str, dialect: Dialect, model: str | None) -> Driver:
+    return SocketDriver(
+        url,
+        dialect,
+        model=model,
+        headers=config.headers(),
+        api_key=config.api_key,
+        path=config.endpoint,
+        connect_timeout_s=config.connect_timeout_s,
+        read_timeout_s=config.read_timeout_s,
+        total_timeout_s=config.request_timeout_s,
+        reuse_connections=config.reuse_connections,
+        verify_tls=not config.insecure,
+        kernel_stamps=config.kernel_stamps,
     )
 
 
