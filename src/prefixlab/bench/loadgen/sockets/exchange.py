@@ -337,7 +337,7 @@ class Exchange:
         """See whether time has run out, or the answer ended unnoticed. When to look again, if neither."""
         limits, answer, connection = self._limits, self.answer, self._connection
         assert connection is not None
-        again_ns = now_ns + SILENCE_NS
+        again_ns = now_ns + min(SILENCE_NS, limits.read_ns)
         if limits.total_ns is not None:
             deadline_ns = self.begun_ns + limits.total_ns
             if now_ns >= deadline_ns:
@@ -362,8 +362,10 @@ class Exchange:
                 silent = f"silent for {limits.read_ns / 1e9:g} s after {self._so_far()}"
                 self._fail(Ending.STALLED, silent)
                 return again_ns
-            unparsed = self._num_parsed < len(self._pieces)
-            if unparsed and now_ns - last_ns >= SILENCE_NS and self._catch_up():
-                self._go_on()
-                self._see_end()
+            if self._num_parsed < len(self._pieces):
+                if now_ns < last_ns + SILENCE_NS:
+                    again_ns = min(again_ns, last_ns + SILENCE_NS)
+                elif self._catch_up():
+                    self._go_on()
+                    self._see_end()
         return min(again_ns, deadline_ns)

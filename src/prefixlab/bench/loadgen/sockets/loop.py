@@ -77,12 +77,13 @@ class Loop:
     def run(self) -> None:
         """Until every request has ended, or `cancel`."""
         try:
+            self._sample_clocks()
             while not self._cancelled:
                 now_ns = monotonic_ns()
-                if now_ns >= self._next_tick_ns:
-                    self._tick(now_ns)
                 if self._next_start_ns(now_ns) <= now_ns:
                     self._start_due()
+                if now_ns >= self._next_tick_ns:
+                    self._tick(now_ns)
                 next_ns = self._next_start_ns(now_ns)
                 if next_ns == NOT_YET_NS and not self._in_flight:
                     break
