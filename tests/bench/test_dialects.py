@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from prefixlab.bench.targets.dialects import ChatDialect, CompletionsDialect, NativeDialect
+from prefixlab.bench.records.record import Failure
+from prefixlab.bench.targets.dialects import (
+    DIALECTS,
+    AnswerError,
+    ChatDialect,
+    CompletionsDialect,
+    NativeDialect,
+)
 from prefixlab.core.block_hash import as_token_ids
 from prefixlab.core.errors import ConfigError, TargetError
 from prefixlab.core.target import Chunk, TargetRequest
@@ -117,16 +124,42 @@ def test_an_event_that_is_no_answer_is_an_error_that_quotes_it(dialect: Any, pay
     assert payload.decode() in str(caught.value)
 
 
+@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize(
+    ("payload", "failure"),
+    [
+        (b"{not json", Failure.GARBAGE),
+        (b'"\xff"', Failure.GARBAGE),
+        (b"[" * 100_000, Failure.GARBAGE),
+        (b'{"object": "error", "choices": 3, "meta_info": 3', Failure.GARBAGE),
+        (b'{"error": {"message": "boom"}}', Failure.SERVER_ERROR),
+        (b'{"error": "boom", "choices": 3, "meta_info": 3}', Failure.SERVER_ERROR),
+        (b'{"object": "error", "choices": null, "message": "x"}', Failure.SERVER_ERROR),
+    ],
+)
+def test_an_error_of_the_server_and_nonsense_are_told_apart(
+    name: str, payload: bytes, failure: Failure
+) -> None:
+    with pytest.raises(AnswerError) as caught:
+        DIALECTS[name]().read(payload, 0.0)
+    assert caught.value.failure is failure
+
+
+def test_a_dialect_is_known_by_its_name() -> None:
+    assert {name: make().name for name, make in DIALECTS.items()} == {name: name for name in DIALECTS}
+
+
 def test_a_long_answer_is_quoted_in_part() -> None:
     with pytest.raises(TargetError) as caught:
         NativeDialect().read(b"x" * 5000, 0.0)
     assert len(str(caught.value)) < 700
 
 
-@pytest.mark.parametrize("count", [-1, 1.5, "3", True])
-def test_a_count_that_is_none_is_an_error(count: object) -> None:
-    with pytest.raises(TargetError, match="completion_tokens is not a count"):
+@pytest.mark.parametrize("count", [-1, 1.5, "3", True, 1 << 40])
+def test_a_count_that_is_none_is_an_error_that_names_it(count: object) -> None:
+    with pytest.raises(AnswerError, match="completion_tokens") as caught:
         read(NativeDialect(), {"meta_info": {"completion_tokens": count}})
+    assert caught.value.failure is Failure.GARBAGE
 
 
 def test_a_server_that_gives_up_with_status_200_has_failed() -> None:
@@ -135,3 +168,30 @@ def test_a_server_that_gives_up_with_status_200_has_failed() -> None:
         read(NativeDialect(), {"text": "", "meta_info": meta})
     with pytest.raises(TargetError, match="gave up"):
         read(CompletionsDialect(), {"choices": [{"text": "", "finish_reason": "abort"}]})
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_reasoning_is_told_from_the_answer(field: str) -> None:
+    assert read(ChatDialect(), {"choices": [{"delta": {field: "hm"}}]}).is_reasoning
+    both = {"choices": [{"delta": {field: "hm", "content": "so"}}]}
+    assert not read(ChatDialect(), both).is_reasoning
+    call = {"choices": [{"delta": {"tool_calls": [{"index": 0}]}}]}
+    assert read(ChatDialect(), call).carries_tokens and not read(ChatDialect(), call).is_reasoning
+
+
+def test_reasoning_tokens_that_a_server_counts_are_read() -> None:
+    usage = {"completion_tokens": 9, "completion_tokens_details": {"reasoning_tokens": 4}}
+    assert read(ChatDialect(), {"choices": [], "usage": usage}).num_reasoning_tokens == 4
+    assert (
+        read(ChatDialect(), {"choices": [], "usage": {"completion_tokens": 9}}).num_reasoning_tokens is None
+    )
+
+
+def test_an_answer_that_was_not_streamed_is_one_event() -> None:
+    usage = {"prompt_tokens": 4, "completion_tokens": 3}
+    chat = {"choices": [{"message": {"role": "assistant", "content": "abc"}, "finish_reason": "stop"}]}
+    chunk = read(ChatDialect(), chat | {"usage": usage})
+    assert (chunk.carries_tokens, chunk.num_output_tokens, chunk.finish_reason) == (True, 3, "stop")
+    text = {"object": "text_completion", "choices": [{"text": "abc", "finish_reason": "length"}]}
+    chunk = read(CompletionsDialect(), text | {"usage": usage})
+    assert (chunk.carries_tokens, chunk.num_output_tokens, chunk.finish_reason) == (True, 3, "length")

@@ -78,6 +78,32 @@ def test_tokens_nobody_could_see_are_counted_at_the_last_chunk() -> None:
     assert record.num_output_tokens == 7
 
 
+def test_chunks_of_one_stamp_are_one_arrival() -> None:
+    chunks = [Chunk(t, carries_tokens=True, num_output_tokens=i) for i, t in enumerate((3.0, 3.0, 4.0), 1)]
+    record = build(*chunks)
+    assert record.arrivals_s == (3.0, 4.0)
+    assert record.arrival_counts == (2, 1)
+    assert not record.counts_estimated
+
+
+def test_reasoning_is_output_that_is_counted_apart() -> None:
+    record = build(
+        Chunk(3.0, carries_tokens=True, num_output_tokens=2, is_reasoning=True),
+        Chunk(4.0, carries_tokens=True, num_output_tokens=3, is_reasoning=True),
+        Chunk(5.0, carries_tokens=True, num_output_tokens=4),
+    )
+    assert record.arrivals_s[0] == 3.0
+    assert record.first_content_s == 5.0
+    assert (record.num_output_tokens, record.num_reasoning_tokens) == (4, 3)
+
+
+def test_a_servers_count_of_reasoning_wins_and_without_any_word_nobody_knows() -> None:
+    thought = Chunk(3.0, carries_tokens=True, is_reasoning=True)
+    said = build(thought, Chunk(4.0, num_output_tokens=9, num_reasoning_tokens=8))
+    assert (said.num_reasoning_tokens, said.first_content_s) == (8, None)
+    assert build(Chunk(3.0, carries_tokens=True)).num_reasoning_tokens is None
+
+
 def test_a_request_that_was_never_sent_keeps_its_intent_only() -> None:
     builder = RecordBuilder(Record("r", Outcome.UNSENT, intended_s=1.0))
     record = builder.finish(Outcome.FAILED, now_s=2.0, error="could not connect")

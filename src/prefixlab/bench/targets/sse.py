@@ -68,30 +68,3 @@ def _data(event: bytes) -> bytes | None:
     """The payload of one event's lines; None if it has none."""
     lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
     return b"\n".join(lines) if lines else None
-
-
-class SseParser:
-    """Feed it bytes as they arrive; it gives back the payloads that became complete."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-        self._data: list[bytes] = []
-
-    def feed(self, received: bytes) -> list[bytes]:
-        payloads: list[bytes] = []
-        lines = (self._rest + received).split(b"\n")
-        self._rest = lines.pop()
-        for line in lines:
-            line = line.removesuffix(b"\r")
-            if not line:
-                if self._data:
-                    payloads.append(b"\n".join(self._data))
-                    self._data = []
-            elif line.startswith(b"data:"):
-                self._data.append(line[5:].removeprefix(b" "))
-        return payloads
-
-    @property
-    def unfinished(self) -> bytes:
-        """What arrived after the last complete event: empty after a stream that ended well."""
-        return b"\n".join([*self._data, self._rest]) if self._data else self._rest
