@@ -47,6 +47,8 @@ class ByteTokenizer:
         self._pieces = [bytes([value]) for value in range(NUM_BYTES)]
         self._pieces += [token.encode() for token in SPECIAL_TOKENS]
         self._pieces += islice(_words(), vocab_size - FIRST_WORD_ID)
+        hidden = [b""] * len(SPECIAL_TOKENS)
+        self._visible_pieces = self._pieces[:NUM_BYTES] + hidden + self._pieces[FIRST_WORD_ID:]
         self._word_ids = {piece: i for i, piece in enumerate(self._pieces) if i >= FIRST_WORD_ID}
         self._special_ids = {token: NUM_BYTES + i for i, token in enumerate(SPECIAL_TOKENS)}
         self._longest_word = max(map(len, self._word_ids), default=0)
@@ -92,10 +94,8 @@ class ByteTokenizer:
         yield from data[position:]
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        pieces = self._pieces
-        if skip_special_tokens:
-            token_ids = [i for i in token_ids if not NUM_BYTES <= i < FIRST_WORD_ID]
-        return b"".join([pieces[i] for i in token_ids]).decode("utf-8", errors="replace")
+        pieces = self._visible_pieces if skip_special_tokens else self._pieces
+        return b"".join([pieces[i] for i in token_ids]).decode("utf-8", "replace")
 
     def apply_chat_template(self, messages: Sequence[dict[str, object]]) -> str:
         """ChatML: `<|im_start|>role`, newline, content, `<|im_end|>`, newline; then the assistant's turn."""
