@@ -3,7 +3,8 @@
 A compiled server (`truth/server.c`) has one core, the client another. `prefixlab bench serve` runs with the
 flags of `vllm bench serve`, and mean, median and p99 of TTFT and ITL in its result file are held against the
 server's log. Then the token rate is raised until an ITL figure is off by more than 0.1 ms or more than 1 % of
-the reads brought several tokens.
+the reads brought several tokens. Last, open loop at twice what a server with few slots carries: latency from
+intent must grow, latency from send must not, and the run must call it saturated.
 
 True ITL is the gap between two writes of a stream; true TTFT is first write − arrival of the request at the
 server (the kernel's stamp), so the way of the request, a few µs, counts against the client.
@@ -168,6 +169,38 @@ def verdict(load: Load, runs: list[Run]) -> str:
     )
 
 
+def overload(binary: Path, folder: Path, *, quick: bool) -> dict[str, Any]:
+    """Open loop at twice what the server can carry, capped at what it takes at once."""
+    client_core, server_core = two_cores()
+    slots, output_len, itl_ms = 32, 50, 2.0
+    capacity = slots / (TTFT_MS + (output_len - 1) * itl_ms) * 1e3  # requests a second
+    num_prompts = round(2 * capacity * (4 if quick else 15))
+    result = folder / "overload.json"
+    options = {"ttft_ms": TTFT_MS, "itl_ms": itl_ms, "slots": slots, "core": server_core}
+    with serving(binary, folder, **options) as server:
+        words = PREFIXLAB.format(
+            url=server.url,
+            num_prompts=num_prompts,
+            concurrency=slots,
+            input_len=INPUT_LEN,
+            output_len=output_len,
+            result=result,
+        )
+        ran = run_client([*shlex.split(words), "--request-rate", str(2 * capacity)], core=client_core)
+    if ran.code:
+        sys.exit(f"{words}\nended with {ran.code}:\n{ran.stdout}\n{ran.stderr}")
+    reported = json.loads(result.read_text())
+    names = [f"{statistic}_e2el{end}_ms" for end in ("", "_from_intent") for statistic in ("median", "p99")]
+    figures = {name: rounded(reported[name]) for name in names}
+    return {
+        "capacity_requests_per_s": rounded(capacity),
+        "offered_requests_per_s": rounded(2 * capacity),
+        **figures,
+        "saturated": reported["saturated"],
+        "saturation": reported["saturation"],
+    }
+
+
 def held(run: Run) -> bool:
     merged = run.merged_share
     return run.worst_itl_error_ms <= ITL_LIMIT_MS and (merged is None or merged <= MERGED_LIMIT)
@@ -215,6 +248,9 @@ def main() -> None:
             print_table(HEADERS, [row(OURS, load, found) for load, found in ladder])
             print(f"held up to {max(holding, default=0):,.0f} tokens/s on one core")
             print(f"broke at {broken[0].tokens_per_s:,.0f} tokens/s" if broken else "did not break")
+        overloaded = overload(binary, folder, quick=args.quick)
+        print("\nopen loop at twice what the server carries:")
+        print_table(["figure", ""], [[name, value] for name, value in overloaded.items()])
     document = {
         "machine": facts,
         "ttft_ms": TTFT_MS,
@@ -222,6 +258,7 @@ def main() -> None:
         "goals": [as_json(name, load, found) for (name, load), found in runs.items()],
         "ladder": [as_json(OURS, load, found) for load, found in ladder],
         "held_tokens_per_s": rounded(max(holding, default=0.0)),
+        "overload": overloaded,
         "broke_at_tokens_per_s": rounded(broken[0].tokens_per_s) if broken else None,
     }
     write_json(args.json, document)

@@ -46,5 +46,7 @@ def drive(*records: Record) -> Drive:
     return Drive(RecordTable.of(records), duration_s=1.0)
 
 
-def record(name: str, *, sent_s: float, arrivals_s: Sequence[float]) -> Record:
-    return ok_record(name, sent_s=sent_s, arrivals_s=arrivals_s)
+def record(
+    name: str, *, sent_s: float, arrivals_s: Sequence[float], counts: Sequence[int] | None = None
+) -> Record:
+    return ok_record(name, sent_s=sent_s, arrivals_s=arrivals_s, counts=counts)

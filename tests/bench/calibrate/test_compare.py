@@ -45,11 +45,21 @@ def test_a_server_that_wavers_is_no_error_of_the_client() -> None:
     assert got.ttft.max_s == pytest.approx(0, abs=1e-9)
 
 
-def test_tokens_that_share_a_stamp_are_merged() -> None:
-    merged = record("a", sent_s=0.0, arrivals_s=[0.1, 0.12, 0.12, 0.13])
-    got = compare(drive(merged), [written(100, 110, 120, 130)], 10 * MS)
+def test_tokens_that_came_under_one_stamp_share_the_gap_before_it() -> None:
+    merged = record("a", sent_s=0.0, arrivals_s=[0.1, 0.12, 0.13], counts=[1, 2, 1])
+    got = compare(drive(merged), [written(100, 112, 120, 130)], 10 * MS)
+    assert got.num_compared == 1
     assert got.merged_share == 1 / 4
-    assert got.itl.max_s == pytest.approx(0.01)
+    assert got.itl.count == 3
+    assert got.itl.max_s == pytest.approx(0.002)
+
+
+def test_tokens_that_came_with_the_first_have_no_gap_to_compare() -> None:
+    merged = record("a", sent_s=0.0, arrivals_s=[0.1, 0.12], counts=[2, 1])
+    got = compare(drive(merged), [written(95, 100, 120)], 10 * MS)
+    assert got.ttft.bias_s == pytest.approx(0.005)
+    assert got.itl.count == 1
+    assert got.itl.max_s == pytest.approx(0, abs=1e-9)
 
 
 def test_requests_are_matched_by_name_whatever_their_order() -> None:

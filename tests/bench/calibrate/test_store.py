@@ -57,7 +57,9 @@ def test_both_at_once_are_one_sentence_and_a_lower_bound_is_called_one() -> None
 
 def test_a_client_never_calibrated_says_how_to() -> None:
     warning = check(None, tokens_per_s=1, streams=1, num_workers=2)
-    assert warning is not None and warning.endswith("with 2 client processes: prefixlab bench calibrate")
+    assert warning is not None
+    assert warning.startswith("this client was never calibrated here with 2 client processes")
+    assert warning.endswith("prefixlab bench calibrate --num-workers 2")
 
 
 def test_what_is_saved_is_loaded_for_the_same_number_of_client_processes_only(

@@ -3,10 +3,11 @@
 Owns the definition of the client's error:
 
     TTFT error   (first arrival − sent) − (first write − arrival of the request at the metronome's machine)
-    ITL error    gap between two arrivals − gap between the two writes
+    ITL error    ITL of a token as metrics define it − gap between its write and the write before it
 
-Both take only differences of stamps of one side, so the two sides need no common clock. What the network adds
-(a few µs each way on loopback) counts against the client.
+Tokens that came under one stamp share the gap before it, and the error of that is the client's. Both errors
+take only differences of stamps of one side, so the two sides need no common clock. What the network adds (a
+few µs each way on loopback) counts against the client.
 
 Invariant: a request enters the comparison whole or is counted as not comparable; none is left out in silence.
 """
@@ -42,7 +43,7 @@ class Comparison:
             last, and the most requests it was answering at once.
         late_p99_s: how late the metronome's writes were against its own schedule.
         merged_share: tokens that share the stamp of the one before them, of all.
-        num_compared, num_not_comparable: requests; the latter failed, or brought not one token per event.
+        num_compared, num_not_comparable: requests; the latter failed, or did not bring all that was written.
         health: the client's own figures.
     """
 
@@ -69,18 +70,20 @@ def compare(drive: Drive, log: Sequence[Stream], itl_ns: int) -> Comparison:
     true_itls: list[FloatArray] = []
     merged = tokens = 0
     for row, name in enumerate(table.request_id):
-        arrivals, stream = _arrivals(table, row), streams.get(name)
-        if arrivals is None or stream is None or len(arrivals) != len(stream.written_ns):
+        stream = streams.get(name)
+        if stream is None or not _is_whole(table, row, stream):
             continue
-        gaps = np.diff(arrivals)
+        own = slice(table.arrival_start[row], table.arrival_start[row + 1])
+        arrivals, counts = table.arrivals_s[own], table.counts[own]
+        gaps = np.repeat(np.diff(arrivals) / counts[1:], counts[1:])
         true_ttft = (stream.written_ns[0] - stream.arrived_ns) / 1e9
-        true_gaps = np.diff(stream.written_ns) / 1e9
+        true_gaps = np.diff(stream.written_ns)[counts[0] - 1 :] / 1e9
         ttft_errors.append(float(arrivals[0] - table.sent_s[row]) - true_ttft)
         itl_errors.append(gaps - true_gaps)
         true_ttfts.append(true_ttft)
         true_itls.append(true_gaps)
-        merged += int(np.count_nonzero(gaps == 0))
-        tokens += len(arrivals)
+        merged += int(counts.sum()) - len(counts)
+        tokens += int(counts.sum())
     written = _joined([np.array(stream.written_ns) for stream in log])
     late = _joined([_lateness_s(stream, itl_ns) for stream in log])
     span_s = float(written.max() - written.min()) / 1e9 if written.size else 0.0
@@ -118,12 +121,11 @@ def peak_streams(log: Sequence[Stream]) -> int:
     return int(np.cumsum(in_order).max(initial=0))
 
 
-def _arrivals(table: RecordTable, row: int) -> FloatArray | None:
-    """Arrivals of an ok request each of whose events brought one token, shape (tokens,)."""
-    own = slice(table.arrival_start[row], table.arrival_start[row + 1])
-    if table.outcome[row] != CODE[Outcome.OK] or table.counts_estimated[row]:
-        return None
-    return table.arrivals_s[own] if own.stop > own.start and (table.counts[own] == 1).all() else None
+def _is_whole(table: RecordTable, row: int, stream: Stream) -> bool:
+    """The request succeeded and brought every token that was written, counted and not guessed."""
+    counts = table.counts[table.arrival_start[row] : table.arrival_start[row + 1]]
+    ok = table.outcome[row] == CODE[Outcome.OK] and not table.counts_estimated[row]
+    return bool(ok and len(counts) and counts.sum() == len(stream.written_ns))
 
 
 def _lateness_s(stream: Stream, itl_ns: int) -> FloatArray:

@@ -52,8 +52,10 @@ def metronome(shape: Shape, *, core: int | None = None) -> Iterator[PlayingMetro
         msgspec.json.encode(shape).decode(),
     ]
     command += [] if core is None else ["--core", str(core)]
-    # Unbuffered, so that reading its first line takes nothing of the log that follows.
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+    # Unbuffered, so that reading its first line takes nothing of the log that follows; in a group of its own,
+    # so that Ctrl-C is its parent's alone to answer.
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0, process_group=0)
     try:
         assert process.stdout is not None
         yield PlayingMetronome(process, int(process.stdout.readline().split()[1]))

@@ -58,10 +58,12 @@ def ladder_table(rungs: Sequence[Rung]) -> str:
     )
 
 
-def ceiling(calibration: Calibration | None) -> str:
+def ceiling(calibration: Calibration | None, rungs: Sequence[Rung]) -> str:
     """The result, in one sentence."""
     if calibration is None:
-        return f"ceiling: none: the client errs by more than {_ms(ITL_ERROR_LIMIT_S)} everywhere it was tried"
+        if rungs[-1].judgement is Judgement.METRONOME:
+            return "ceiling: unknown: the metronome could not keep its schedule: is this machine busy?"
+        return f"ceiling: none: the client errs by more than {_ms(ITL_ERROR_LIMIT_S)} wherever it was tried"
     at_least = "at least " if calibration.at_least else ""
     workers = f"{calibration.num_workers} client process{'es' * (calibration.num_workers != 1)}"
     return (

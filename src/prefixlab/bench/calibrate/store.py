@@ -70,7 +70,8 @@ def check(
     """
     if calibration is None:
         workers = f"{num_workers} client process{'es' if num_workers != 1 else ''}"
-        return f"this client was never calibrated here with {workers}: prefixlab bench calibrate"
+        how = f"prefixlab bench calibrate --num-workers {num_workers}"
+        return f"this client was never calibrated here with {workers}: {how}"
     past = []
     if tokens_per_s > calibration.tokens_per_s:
         past.append((f"received {tokens_per_s:,.0f} tokens/s", f"{calibration.tokens_per_s:,.0f}"))

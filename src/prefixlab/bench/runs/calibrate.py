@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ from prefixlab.bench.calibrate.store import Calibration
 from prefixlab.bench.config.calibrate import CalibrateConfig
 from prefixlab.bench.loadgen.driver import Driver
 from prefixlab.bench.loadgen.plan import Load, Planned
+from prefixlab.bench.loadgen.socket_driver import default_num_workers
 from prefixlab.bench.report.environment import machine_name
 from prefixlab.core.block_hash import as_token_ids
 from prefixlab.core.clock import wall_time_label
@@ -31,6 +33,8 @@ from prefixlab.core.target import TargetRequest
 
 PROMPT_LEN = 64
 MOST_STREAMS = 16_384
+SPARE_FILES = 128
+"""Open files of the metronome other than its streams; a client process needs fewer."""
 
 MakeDriver = Callable[[str], Driver]
 """A driver for OpenAI completions at a base URL."""
@@ -53,7 +57,11 @@ class CalibrateRun:
 
 
 def run_calibrate(
-    config: CalibrateConfig, make_driver: MakeDriver, say: Callable[[str], None]
+    config: CalibrateConfig,
+    make_driver: MakeDriver,
+    say: Callable[[str], None],
+    *,
+    most_streams: int | None = None,
 ) -> CalibrateRun:
     """Run it all; takes a minute or two, `config.quick` seconds. `say` is told what happens next.
 
@@ -61,6 +69,8 @@ def run_calibrate(
         ConfigError: not on this system, or not with so few open files.
     """
     itl_s = config.itl_ms / 1e3
+    # The same number on every rung, though the benchmarks would choose more for more streams.
+    num_workers = config.num_workers or default_num_workers(config.max_concurrency)
     rung_s, growth = (1.0, 2.0) if config.quick else (2.0, 2**0.5)
     machine = machine_name()
     with _a_core_for_the_metronome() as core:
@@ -74,7 +84,7 @@ def run_calibrate(
         def measure_rung(streams: int) -> Comparison:
             say(f"{streams:,} streams, {streams / itl_s:,.0f} tokens/s")
             num_tokens = max(2, round(rung_s / itl_s))
-            load = Load(open_loop=False, max_concurrency=streams, num_workers=config.num_workers)
+            load = Load(open_loop=False, max_concurrency=streams, num_workers=num_workers)
             return measure(_plan(streams, num_tokens, None), load)
 
         say(f"{config.num_requests:,} requests as asked for")
@@ -84,12 +94,20 @@ def run_calibrate(
             Load(
                 open_loop=config.request_rate is not None,
                 max_concurrency=config.max_concurrency,
-                num_workers=config.num_workers,
+                num_workers=num_workers,
             ),
         )
         judgement = judge(asked, itl_s)
         first = config.max_concurrency if judgement is Judgement.WITHIN else config.max_concurrency // 8
-        rungs = list(climb(measure_rung, itl_s=itl_s, first=max(1, first), growth=growth, most=MOST_STREAMS))
+        rungs = list(
+            climb(
+                measure_rung,
+                itl_s=itl_s,
+                first=max(1, first),
+                growth=growth,
+                most=most_streams or _most_streams(),
+            )
+        )
     within = [asked] if judgement is Judgement.WITHIN else []
     within += [rung.comparison for rung in rungs if rung.judgement is Judgement.WITHIN]
     return CalibrateRun(asked, judgement, rungs, _calibration(within, rungs, machine) if within else None)
@@ -109,6 +127,13 @@ def _calibration(within: list[Comparison], rungs: list[Rung], machine: str) -> C
         stamps=best.health.stamps,
         made=wall_time_label(),
     )
+
+
+def _most_streams() -> int:
+    """As many as the metronome may have open files for."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    unlimited = hard == resource.RLIM_INFINITY
+    return MOST_STREAMS if unlimited else max(1, min(MOST_STREAMS, hard - SPARE_FILES))
 
 
 def _plan(num_requests: int, num_tokens: int, rate: float | None) -> list[Planned]:
