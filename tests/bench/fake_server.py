@@ -60,6 +60,7 @@ class FakeServer:
         self.pages: set[bytes] = set()
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str] = []
+        self.headers: list[dict[str, str]] = []
         self._good_left: int | None = None
         self._failing_length = self._failing_times = 0
         self.num_flushes = 0
@@ -78,6 +79,7 @@ class FakeServer:
         return Starlette(
             routes=[
                 Route("/generate", self.generate, methods=["POST"]),
+                Route("/behind/a/gateway", self.generate, methods=["POST"]),
                 Route("/v1/completions", self.completions, methods=["POST"]),
                 Route("/v1/chat/completions", self.chat, methods=["POST"]),
                 Route("/server_info", self.server_info),
@@ -204,6 +206,7 @@ class FakeServer:
         body: dict[str, Any] = await request.json()
         self.bodies.append(body)
         self.keys.append(request.headers.get("authorization", ""))
+        self.headers.append(dict(request.headers))
         return body
 
     def _fault(self) -> str | None:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import sys
+
 import httpx
 import pytest
 
 from prefixlab.bench.config.target import TargetConfig
 from prefixlab.bench.loadgen.driver import Drive
+from prefixlab.bench.loadgen.plan import Load, Planned
 from prefixlab.bench.records.record import Outcome
 from prefixlab.bench.records.table import RecordTable
 from prefixlab.bench.targets.cold_start import Coldness
@@ -80,6 +83,53 @@ def test_a_question_travels_as_measured_requests_do_and_must_succeed(fake_server
         fake_server.behaviour.fault = "status"
         with pytest.raises(TargetError, match=r"the third request failed, of 4,096 token ids .*HTTP 503"):
             endpoint.ask("third", PROMPT, 3)
+
+
+def test_requests_go_as_the_settings_say(fake_server: FakeServer) -> None:
+    config = TargetConfig(
+        base_url=fake_server.url,
+        endpoint="/behind/a/gateway",
+        header=("X-Tenant=blue",),
+        api_key="sesame",
+        extra_request_body='{"priority": 7}',
+    )
+    with open_endpoint(config, fake_server.url, no_tokenizer) as endpoint:
+        assert endpoint.ask("first", PROMPT, 3).kernel_stamps == sys.platform.startswith("linux")
+    (headers,) = fake_server.headers
+    assert headers["x-tenant"] == "blue"
+    assert headers["authorization"] == "Bearer sesame"
+    assert fake_server.bodies[0]["priority"] == 7
+
+
+def test_without_kernel_stamps_the_record_says_so(fake_server: FakeServer) -> None:
+    config = TargetConfig(base_url=fake_server.url, kernel_stamps=False)
+    with open_endpoint(config, fake_server.url, no_tokenizer) as endpoint:
+        assert not endpoint.ask("first", PROMPT, 3).kernel_stamps
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+def test_connections_are_reused_unless_told_otherwise(fake_server: FakeServer, reuse: bool) -> None:
+    config = TargetConfig(base_url=fake_server.url, reuse_connections=reuse)
+    with open_endpoint(config, fake_server.url, no_tokenizer) as endpoint:
+        plan = [Planned(endpoint.request(PROMPT, f"r{i}", 2), 40) for i in range(3)]
+        health = endpoint.driver.run(plan, Load(open_loop=False, max_concurrency=1)).health
+    assert (health.num_connects, health.num_reused) == ((1, 2) if reuse else (3, 0))
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [({"read_timeout_s": 0.2}, "silent"), ({"request_timeout_s": 0.2}, "time-out|within")],
+)
+def test_a_server_that_never_answers_is_given_up(
+    fake_server: FakeServer, limit: dict[str, float], message: str
+) -> None:
+    fake_server.behaviour.fault = "silence"
+    config = TargetConfig(base_url=fake_server.url, **limit)  # type: ignore[arg-type]
+    with (
+        open_endpoint(config, fake_server.url, no_tokenizer) as endpoint,
+        pytest.raises(TargetError, match=message),
+    ):
+        endpoint.ask("trial", PROMPT, 2)
 
 
 def test_the_servers_metrics_are_there_as_text_or_none(fake_server: FakeServer) -> None:

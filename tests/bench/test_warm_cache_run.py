@@ -233,6 +233,23 @@ def test_an_interrupted_point_is_handed_over_with_what_had_finished(fake_server:
     assert any("interrupted" in note for note in second.notes)
 
 
+def test_a_client_that_is_not_at_its_best_is_noted(fake_server: FakeServer) -> None:
+    def stamp_notes(**target: Any) -> list[str]:
+        return [note for run in sweep(fake_server, **target) for note in run.notes if "kernel" in note]
+
+    assert not stamp_notes()
+    assert len(stamp_notes(kernel_stamps=False)) == 3
+
+
+def test_several_client_processes_measure_the_same_point(fake_server: FakeServer) -> None:
+    options = replace(SMALL, num_prompts=9, max_concurrency=3, pcts=(50,))
+    (run,) = sweep(fake_server, options=options, num_workers=2)
+    assert run.health.num_workers == 2
+    assert {record.client for record in run.records} == {0, 1}
+    assert run.check.verdict is Verdict.CONSISTENT
+    assert fake_server.peak_in_flight <= 3
+
+
 def test_a_server_that_fails_the_trial_ends_the_run(fake_server: FakeServer) -> None:
     fake_server.behaviour.fault = "abort"
     with pytest.raises(

@@ -25,7 +25,7 @@ def client_notes(health: ClientHealth) -> list[str]:
     if health.num_merged_reads > MAX_MERGED_SHARE * health.num_reads:
         notes.append(
             f"more than {MAX_MERGED_SHARE:.0%} of reads brought several pieces under one arrival time: "
-            "ITL is blurred, and more client processes (--num-workers) sharpen it"
+            "ITL is blurred. The client needs more processes (--num-workers), or a core of its own"
         )
     if health.num_clock_steps:
         notes.append(
