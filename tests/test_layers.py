@@ -32,7 +32,6 @@ MAY_IMPORT: dict[str, set[str]] = {
 # The composition roots: one file of a folder that may import more than the folder.
 EXTRA: dict[str, set[str]] = {
     "engine/llm.py": {"cache", "scheduler"},
-    "server/launch.py": {"engine"},
 }
 CORE_THIRD_PARTY = {"msgspec", "numpy", "xxhash"}
 MAY_USE_TIME = {"core/clock.py", "bench/calibrate/metronome.py", "bench/loadgen/sockets/stamps.py"}

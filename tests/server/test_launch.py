@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 import httpx
 import pytest
@@ -27,6 +28,7 @@ from prefixlab.engine.config import EngineConfig
 from prefixlab.scheduler.config import SchedulerConfig
 from prefixlab.server.config import READY_PREFIX, ServerConfig
 from prefixlab.server.launch import _bind
+from prefixlab.simulator.config import SimConfig
 from tests.server.openai_client import check_async_client, check_sync_client
 
 START_TIMEOUT_S = 120.0
@@ -34,7 +36,7 @@ LONG = {"input_ids": [1, 2, 3], "sampling_params": {"max_new_tokens": 300, "igno
 
 
 @contextlib.contextmanager
-def process(*flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def process(*flags: str, stderr: IO[str] | None = None) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A server of its own, and its URL."""
     command = [
         sys.executable,
@@ -48,7 +50,9 @@ def process(*flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         *flags,
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
+    ) as server:
         try:
             assert server.stdout is not None
             line = server.stdout.readline()
@@ -107,16 +111,25 @@ def test_what_does_not_finish_in_time_is_told_and_the_process_ends() -> None:
 
 
 @pytest.mark.service
-def test_a_second_signal_ends_it_at_once() -> None:
+def test_the_first_signal_says_what_it_waits_for_and_a_second_one_ends_it_at_once(tmp_path: Path) -> None:
+    """Both in the middle of a stream, and without a traceback."""
+    slow = ["--model", "sim", "--sim-step-ms", "100"]
+    said = tmp_path / "said"
     with (
-        process() as (server, url),
+        said.open("w") as stderr,
+        process(*slow, stderr=stderr) as (server, url),
         httpx.stream("POST", f"{url}/generate", json=LONG | {"stream": True}, timeout=60) as response,
     ):
-        next(response.iter_lines())
+        lines = response.iter_lines()  # kept, since a generator let go of closes the connection
+        next(lines)
         server.send_signal(signal.SIGINT)
-        sleep(0.3)
+        while "stopping: no new requests; 1 under way get 30 s to finish" not in said.read_text():
+            assert server.poll() is None, said.read_text()
+            sleep(0.02)
         server.send_signal(signal.SIGINT)
-        server.wait(30)
+        assert server.wait(30) == 128 + signal.SIGINT
+    assert said.read_text().rstrip().endswith("a second signal: stopping at once")
+    assert "Traceback" not in said.read_text()
 
 
 @pytest.mark.service
@@ -128,6 +141,9 @@ def test_a_second_signal_ends_it_at_once() -> None:
         (["--force-miss", "--cache", "none"], "--force-miss"),
         (["--page-sice", "16"], "--page-size"),
         (["--model", "no-such-model"], "no-such-model"),
+        (["--sim-step-ms", "5"], "--sim-step-ms needs --model sim"),
+        (["--model", "sim", "--dtype", "float32"], "--dtype"),
+        (["--model", "sim", "--sim-profile", "no-such-file"], "no-such-file"),
     ],
 )
 def test_a_setting_that_cannot_be_used_ends_the_start_and_is_named(flags: list[str], said: str) -> None:
@@ -167,11 +183,11 @@ def test_a_server_setting_out_of_range_is_refused_by_its_flag(wrong: dict[str, f
         ServerConfig(**wrong)  # type: ignore[arg-type]
 
 
-def test_the_verb_has_one_flag_per_setting_of_its_four_configs() -> None:
+def test_the_verb_has_one_flag_per_setting_of_its_configs() -> None:
     parser = argparse.ArgumentParser()
     configure(parser)  # a name that two configs had would raise here
     flags = {option for action in parser._actions for option in action.option_strings}
-    for config in (EngineConfig, CacheConfig, SchedulerConfig, ServerConfig):
+    for config in (EngineConfig, CacheConfig, SchedulerConfig, ServerConfig, SimConfig):
         for field in dataclasses.fields(config):
             assert "--" + field.name.replace("_", "-") in flags
     assert (ServerConfig().host, ServerConfig().port) == ("127.0.0.1", 30000)

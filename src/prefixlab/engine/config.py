@@ -21,7 +21,11 @@ DEVICES = ("cpu",)
 class EngineConfig:
     """Which model, in which form, on what."""
 
-    model: str = setting("tiny", "built-in shape, Hugging Face folder, or hub id", aliases=("--model-path",))
+    model: str = setting(
+        "tiny",
+        "built-in shape, Hugging Face folder, or hub id; sim simulates one, and needs none",
+        aliases=("--model-path",),
+    )
     tokenizer: str | None = setting(
         None, "folder or hub id of the tokenizer, or 'byte' (default: the model's; byte for built-in shapes)"
     )
