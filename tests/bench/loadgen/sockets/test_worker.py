@@ -109,6 +109,7 @@ def test_told_to_end_before_it_began_it_sends_nothing(tmp_path: Path, started: l
     started.append(worker)
     assert worker.line() == "ready"
     worker.process.terminate()
+    worker.process.wait(timeout=20)  # before its stdin is closed, which says that the parent has gone away
     out, _ = worker.end()
     assert worker.process.returncode == 0
     assert read_capture(tmp_path, ClientHealth.from_json(out)).endings == [Ending.UNSENT] * 3

@@ -7,6 +7,7 @@ Invariant: rows are in the plan's order.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from pathlib import Path
 
@@ -48,6 +49,8 @@ class PlanRows:
         return self._bytes[start : start + int(self._lengths[row])]
 
     def close(self) -> None:
-        self._bytes.release()
-        if self._map is not None:
-            self._map.close()
+        # An exception on its way through a send still holds the piece it was sending; the map goes with it.
+        with contextlib.suppress(BufferError):
+            self._bytes.release()
+            if self._map is not None:
+                self._map.close()

@@ -39,8 +39,9 @@ _ORPHANED = 3
 def run_loop(folder: Path, worker: int = 0, start_ns: int | None = None) -> ClientHealth:
     """Run worker `worker` of the job in `folder` here, to its end; its capture is in the folder then.
 
-    Changes neither signal handlers nor the garbage collector. If it is interrupted by an exception
-    (KeyboardInterrupt, say), the capture is complete all the same: cancelled and unsent.
+    Changes neither signal handlers nor the garbage collector. An exception that interrupts it (say,
+    KeyboardInterrupt) passes through once the rest is accounted for as cancelled and unsent; to end a run in
+    order, have a handler call `Worker.cancel`.
 
     Args:
         start_ns: the run's start, monotonic; None: now.
