@@ -31,11 +31,13 @@ from prefixlab.core.errors import ConfigError, EngineError
 WORKER = "prefixlab.bench.loadgen.sockets.worker"
 DECODER = "prefixlab.bench.loadgen.decoding.process"
 REFUSED = 2
-"""Exit code of a worker that cannot do its job; its stderr says why."""
+"""Exit code of a process that cannot do its job; its stderr says why."""
 TICK_S = 0.2
 _HEAD_START_S = 0.05
 """From saying `go` to the run's start: time for every worker to hear it."""
 _KEPT_STDERR_BYTES = 16_384
+_NO_THREADS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+"""Or else numpy's libraries start one per core in every process, for matrices that nobody multiplies."""
 
 
 class Interrupts:
@@ -86,6 +88,7 @@ class Child:
             stderr=subprocess.PIPE,
             bufsize=0,
             process_group=0,
+            env=os.environ | _NO_THREADS,
         )
         stdin, stdout, stderr = self.process.stdin, self.process.stdout, self.process.stderr
         assert stdin is not None and stdout is not None and stderr is not None, "pipes, as asked for"
@@ -180,7 +183,7 @@ class Fleet:
         """Until all stand by.
 
         Raises:
-            ConfigError: a worker refuses the job; it says why.
+            ConfigError: one refuses the job; it says why.
             EngineError: a process could not be started.
         """
         while not all(child.is_ready for child in self._open_streams):

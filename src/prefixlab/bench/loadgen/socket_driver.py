@@ -111,7 +111,7 @@ class SocketDriver:
             if folder is None:
                 folder = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="prefixlab-")))
             num_planned = jobs.write_plan(folder, plan, self._write)
-            job = _paced(self._job, load, num_planned)
+            job = pace(self._job, load, num_planned)
             jobs.write_job(folder, job)
             run = _Run(folder, job, num_planned, self._clock, on_progress)
             if not num_planned:
@@ -129,7 +129,8 @@ class SocketDriver:
         return Drive(table, float(ended_s.max(initial=0.0)), health, run.interrupted)
 
 
-def _paced(job: Job, load: Load, num_planned: int) -> Job:
+def pace(job: Job, load: Load, num_planned: int) -> Job:
+    """`job` as `load` says, with the slots shared out over as many workers as have one."""
     cap = None if load.max_concurrency is None else min(load.max_concurrency, max(1, num_planned))
     num_workers = load.num_workers or default_num_workers(cap or num_planned)
     num_workers = max(1, min(num_workers, cap or num_planned, num_planned))

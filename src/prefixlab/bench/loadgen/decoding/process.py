@@ -28,7 +28,9 @@ from prefixlab.bench.loadgen.progress import Counter, Counters, open_counters
 from prefixlab.bench.loadgen.sockets.machine import die_with_parent
 from prefixlab.bench.records import line
 from prefixlab.bench.records.record import Outcome, Record
+from prefixlab.core.errors import PrefixlabError
 
+_REFUSED = 2
 _ORPHANED = 3
 _PAUSE_S = 0.05
 _BATCH_BYTES = 1 << 16
@@ -104,17 +106,21 @@ def main(folder: Path, worker: int) -> int:
         nonlocal worker_gone
         worker_gone = True
 
-    with Decoder(folder, worker) as decoder:
-        signal.signal(signal.SIGTERM, on_sigterm)
-        _give_way()
-        _say("ready")
-        while True:
-            last_call = worker_gone
-            if decoder.catch_up(last_call=last_call) or last_call:
-                break
-            if select.select([sys.stdin], [], [], _PAUSE_S)[0]:
-                return _ORPHANED  # nothing is ever written there, so it was closed: the parent has gone
-        _say(decoder.health.to_json())
+    try:
+        with Decoder(folder, worker) as decoder:
+            signal.signal(signal.SIGTERM, on_sigterm)
+            _give_way()
+            _say("ready")
+            while True:
+                last_call = worker_gone
+                if decoder.catch_up(last_call=last_call) or last_call:
+                    break
+                if select.select([sys.stdin], [], [], _PAUSE_S)[0]:
+                    return _ORPHANED  # nothing is ever written there, so it was closed: the parent has gone
+            _say(decoder.health.to_json())
+    except PrefixlabError as error:
+        sys.stderr.write(f"{error}\n")
+        return _REFUSED
     return 0
 
 

@@ -35,6 +35,8 @@ def recover_worker(folder: Path, worker: int, job: Job) -> tuple[int, ClientHeal
     """`recover` of one worker; also what the recovered answers tell about the client's health."""
     path = jobs.records_path(folder, worker)
     written = _whole_lines(path)
+    if not jobs.capture_path(folder, worker).exists():
+        return 0, ClientHealth(num_workers=0)
     tail = CaptureTail(folder, worker, job, skip=written)
     count = 0
     try:

@@ -1,0 +1,182 @@
+"""Runs in a fleet of processes; what any driver does is in `tests/contracts/test_driver.py`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefixlab.bench.loadgen.driver import Drive, Progress
+from prefixlab.bench.loadgen.job import Job
+from prefixlab.bench.loadgen.plan import Load, Planned
+from prefixlab.bench.loadgen.socket_driver import SocketDriver, default_num_workers, pace
+from prefixlab.bench.records.record import Failure, Outcome, check_complete
+from prefixlab.bench.targets.dialects import CompletionsDialect
+from prefixlab.core.target import TargetRequest
+from tests.bench.fake_server import FakeServer
+
+
+def a_plan(num_requests: int, *, max_new_tokens: int = 4) -> list[Planned]:
+    requests = (TargetRequest(f"r{i}", max_new_tokens, prompt_text="hello") for i in range(num_requests))
+    return [Planned(request, 5) for request in requests]
+
+
+def drive(server: FakeServer, num_requests: int, load: Load, **run: Any) -> Drive:
+    return SocketDriver(server.url, CompletionsDialect(), model="fake").run(a_plan(num_requests), load, **run)
+
+
+def closed(max_concurrency: int, num_workers: int | None = None) -> Load:
+    return Load(open_loop=False, max_concurrency=max_concurrency, num_workers=num_workers)
+
+
+def children() -> list[int]:
+    """Processes started by this one that live, or wait to be reaped."""
+    me = os.getpid()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == me:
+            found.append(int(path.parent.name))
+    return found
+
+
+def open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_a_fleet_shares_a_plan_and_leaves_records_and_no_process_behind(
+    fake_server: FakeServer, tmp_path: Path
+) -> None:
+    fake_server.behaviour.first_event_s = 0.02
+    before = children(), open_files()
+    done = drive(fake_server, 21, closed(3, num_workers=2), folder=tmp_path)
+    check_complete(done.records, 21)
+    assert {record.outcome for record in done.records} == {Outcome.OK}
+    assert Counter(record.client for record in done.records) == {0: 11, 1: 10}
+    assert {record.request_id for record in done.records if record.client} == {
+        f"r{i}" for i in range(1, 21, 2)
+    }
+    assert done.health.num_workers == 2
+    assert done.health.num_reads >= 21
+    assert fake_server.peak_in_flight <= 3
+    assert children() == before[0]
+    assert open_files() <= before[1] + 1, "a connection of the server that it has not closed yet, at most"
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"records-0.jsonl", "records-1.jsonl", "job.json", "start.json"}
+
+
+@pytest.mark.parametrize(
+    ("cap", "num_workers", "shares"),
+    [(5, 2, (3, 2)), (2, 4, (1, 1)), (None, 2, None), (100, 3, (4, 3, 3)), (1, 1, (1,)), (7, 20, (1,) * 7)],
+)
+def test_concurrency_is_shared_out_exactly(
+    cap: int | None, num_workers: int, shares: tuple[int, ...] | None
+) -> None:
+    load = Load(open_loop=False, max_concurrency=cap, num_workers=num_workers)
+    job = pace(Job(host="h", port=1, dialect="chat", path="/"), load, num_planned=10)
+    assert job.max_concurrency == shares
+    assert job.num_workers == (num_workers if shares is None else len(shares))
+
+
+def test_there_is_a_worker_for_a_thousand_streams_and_a_core_for_the_decoders(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert [default_num_workers(n) for n in (1, 1024, 1025, 7000, 10**6)] == [1, 1, 2, 7, 7]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+    assert default_num_workers(10**6) == 1
+
+
+def test_a_fleet_that_is_interrupted_ends_in_order(fake_server: FakeServer) -> None:
+    fake_server.behaviour.first_event_s = 25.0
+    raised = []
+
+    def interrupt(progress: Progress) -> None:
+        if progress.in_flight == 4 and not raised:
+            raised.append(progress)
+            signal.raise_signal(signal.SIGINT)
+
+    done = drive(fake_server, 9, closed(4, num_workers=2), on_progress=interrupt)
+    assert done.interrupted
+    outcomes = Counter(record.outcome for record in done.records)
+    assert outcomes == {Outcome.CANCELLED: 4, Outcome.UNSENT: 5}
+
+
+def test_a_second_interrupt_ends_it_at_once(fake_server: FakeServer) -> None:
+    fake_server.behaviour.first_event_s = 25.0
+    before = children()
+
+    def interrupt(progress: Progress) -> None:
+        if progress.in_flight == 4:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        drive(fake_server, 9, closed(4, num_workers=2), on_progress=interrupt)
+    assert children() == before
+
+
+def test_a_worker_that_dies_takes_only_its_own_requests_with_it(fake_server: FakeServer) -> None:
+    fake_server.behaviour.first_event_s = 0.02
+    mine = set(children())
+    killed: list[int] = []
+
+    def kill(progress: Progress) -> None:
+        if progress.finished >= 10 and not killed:
+            killed.append(pid_of("sockets.worker", 1, set(children()) - mine))
+            os.kill(killed[0], signal.SIGKILL)
+
+    done = drive(fake_server, 200, closed(4, num_workers=2), on_progress=kill)
+    check_complete(done.records, 200)
+    assert {r.outcome for r in done.records if r.client == 0} == {Outcome.OK}
+    lost = [record for record in done.records if record.outcome is not Outcome.OK]
+    assert {record.failure for record in lost} == {Failure.CLIENT}
+    assert {record.client for record in lost} == {1}
+    assert "client process 1 was killed by SIGKILL" in (lost[0].error or "")
+    assert len(lost) < 100, "what had finished is kept"
+    assert not done.interrupted
+
+
+def test_a_decoder_that_dies_costs_no_record(fake_server: FakeServer, tmp_path: Path) -> None:
+    fake_server.behaviour.first_event_s = 0.02
+    mine = set(children())
+    killed: list[int] = []
+
+    def kill(progress: Progress) -> None:
+        if progress.finished >= 10 and not killed:
+            killed.append(pid_of("decoding.process", 0, set(children()) - mine))
+            os.kill(killed[0], signal.SIGKILL)
+
+    done = drive(fake_server, 100, closed(4, num_workers=1), on_progress=kill, folder=tmp_path)
+    assert killed
+    check_complete(done.records, 100)
+    assert {record.outcome for record in done.records} == {Outcome.OK}
+
+
+def pid_of(module: str, worker: int, among: set[int]) -> int:
+    for pid in among:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if any(word.endswith(module.encode()) for word in words) and words[-2] == b"%d" % worker:
+            return pid
+    raise AssertionError(f"no {module} {worker} among {among}")
+
+
+def test_what_holds_the_key_is_for_no_other_users_eyes(fake_server: FakeServer, tmp_path: Path) -> None:
+    modes = []
+
+    def look(progress: Progress) -> None:
+        modes.extend(path.stat().st_mode for path in tmp_path.glob("plan.bin"))
+
+    driver = SocketDriver(fake_server.url, CompletionsDialect(), api_key="sesame")
+    driver.run(a_plan(1), closed(1), on_progress=look, folder=tmp_path)
+    assert [stat.S_IMODE(mode) for mode in modes] == [0o600] * len(modes) != []
+    assert fake_server.keys == ["Bearer sesame"]
+    assert not any(b"sesame" in path.read_bytes() for path in tmp_path.iterdir())
