@@ -24,6 +24,7 @@ _MAX_SIZE_DIGITS = 16
 _HEX = b"0123456789abcdefABCDEF"
 _HTTP = b"HTTP/1."
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: .*)?")
+_PLAIN_SIZE_LINE = re.compile(rb"([0-9a-fA-F]{1,16})\r\n")
 _HEADER_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 
@@ -137,20 +138,15 @@ class ResponseParser:
 
     def _whole_chunks(self, data: bytes, at: int, pieces: list[bytes]) -> int:
         """The short way for plain chunks that lie whole in `data`; where it stops, the long way goes on."""
-        count = 0
-        while True:
-            size_end = data.find(b"\r\n", at, at + _MAX_SIZE_DIGITS + 2)
-            size = data[at:size_end]
-            if size_end <= at or size.strip(_HEX):
-                break
-            start = size_end + 2
-            stop = start + int(size, 16)
+        first = len(pieces)
+        while (match := _PLAIN_SIZE_LINE.match(data, at)) is not None:
+            start = match.end()
+            stop = start + int(match[1], 16)
             if stop == start or data[stop : stop + 2] != b"\r\n":
                 break
             pieces.append(data[start:stop])
             at = stop + 2
-            count += 1
-        self.num_chunk_ends += count
+        self.num_chunk_ends += len(pieces) - first
         return at
 
     def _to_line_end(self, data: bytes, at: int) -> int:

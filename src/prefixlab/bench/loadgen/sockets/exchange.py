@@ -80,8 +80,12 @@ class Exchange:
         "_active_ns",
         "_body_begun_at",
         "_connection",
+        "_keep",
         "_left",
         "_limits",
+        "_note_kernel",
+        "_note_length",
+        "_note_process",
         "_num_parsed",
         "_num_sent",
         "_on_end",
@@ -147,6 +151,11 @@ class Exchange:
         self.lives = False
         self._pieces: list[bytes] = []
         self.answer.pieces = self._pieces
+        # Looked up once instead of at every read.
+        self._note_process = self.answer.process_ns.append
+        self._note_kernel = self.answer.kernel_ns.append
+        self._note_length = self.answer.lengths.append
+        self._keep = self._pieces.append
         self._num_sent = 0
         self._num_parsed = 0
         self._body_begun_at: int | None = None
@@ -225,11 +234,10 @@ class Exchange:
         if not data:
             self._closed()
             return b""
-        answer = self.answer
-        answer.process_ns.append(monotonic_ns())
-        answer.kernel_ns.append(kernel_ns)
-        answer.lengths.append(len(data))
-        self._pieces.append(data)
+        self._note_process(monotonic_ns())
+        self._note_kernel(kernel_ns)
+        self._note_length(len(data))
+        self._keep(data)
         return data
 
     def _on_head(self, events: int) -> None:
