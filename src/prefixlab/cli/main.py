@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from types import ModuleType
 from typing import NoReturn
@@ -31,7 +31,10 @@ VERBS: VerbTable = {
     "serve": "prefixlab.cli.serve",
     "bench": {
         "warm-cache": "prefixlab.cli.bench_warm_cache",
+        "serve": "prefixlab.cli.bench_serve",
+        "sweep": "prefixlab.cli.bench_sweep",
         "trace": "prefixlab.cli.bench_trace",
+        "calibrate": "prefixlab.cli.bench_calibrate",
     },
 }
 """Verb → module, or a table of further verbs."""
@@ -57,6 +60,9 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
+        self.why_refused: Callable[[str], str | None] = lambda option: None
+        """Of an option this verb does not know, why it will not, where there is more to say."""
+
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}\n{self.prog} --help lists what there is")
 
@@ -65,6 +71,8 @@ class Parser(argparse.ArgumentParser):
         args, unknown = self.parse_known_args(words)
         if unknown:
             option = unknown[0].partition("=")[0]
+            if reason := self.why_refused(option):
+                self.error(f"{option} {reason}")
             known = self.option_strings if option.startswith("-") else []
             kind = "option" if option.startswith("-") else "argument"
             self.error(f"unknown {kind} {option!r}{did_you_mean(option, known)}")

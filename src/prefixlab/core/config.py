@@ -50,6 +50,7 @@ def add_flags(
     title: str | None = None,
     *,
     skip: Container[str] = (),
+    listed: Container[str] = (),
 ) -> None:
     """Add one flag per field of `config_class` (a dataclass of `setting` fields) to `parser`, but for `skip`:
     fields that another config composed into the same verb speaks for.
@@ -57,6 +58,8 @@ def add_flags(
     Booleans become `--flag` / `--no-flag`; a flag for a tuple of texts takes several words, and adds to what
     it was given before. A flag not given stays out of the namespace, so that `resolve` can tell it from one
     given at its default.
+
+    Flags of the fields in `listed` take several values with commas between; their value is a Values.
     """
     group = parser.add_argument_group(title) if title else parser
     hints = typing.get_type_hints(config_class)
@@ -77,6 +80,9 @@ def add_flags(
             options["action"] = argparse.BooleanOptionalAction
         elif _is_list(kind):
             options |= {"action": "extend", "nargs": "+", "metavar": meta.get("metavar")}
+        elif field.name in listed:
+            options["type"] = _list_type(kind, meta.get("choices"))
+            options["metavar"] = meta.get("metavar") or f"{kind.__name__.upper()},…"
         else:
             options["type"] = _argparse_type(kind)
             options["choices"] = meta.get("choices")
@@ -156,6 +162,27 @@ def _argparse_type(kind: type) -> Any:
             raise argparse.ArgumentTypeError(f"{text!r} is not {_name(kind)}") from None
 
     return read
+
+
+class Values(tuple[Any, ...]):
+    """What a flag was given that takes several values: one or more of them."""
+
+    __slots__ = ()
+
+
+def _list_type(kind: type, choices: tuple[str, ...] | None) -> Any:
+    read = _argparse_type(kind)
+
+    def read_all(text: str) -> Values:
+        # A JSON object is one value, commas and all.
+        words = [text] if text.startswith("{") else text.split(",")
+        values = Values(read(word.strip()) for word in words)
+        for value in values:
+            if choices and value not in choices:
+                raise argparse.ArgumentTypeError(f"{value!r} is not one of {', '.join(choices)}")
+        return values
+
+    return read_all
 
 
 def _name(kind: type) -> str:

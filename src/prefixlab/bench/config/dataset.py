@@ -72,9 +72,14 @@ class DatasetConfig:
     )
     random_range_ratio: str | None = setting(
         None,
-        "spread of lengths (default: none): R draws from [len·(1-R), len·(1+R)] as vLLM's client does; with "
-        '--backend sglang from [len·R, len] as SGLang\'s does; also {"input": R, "output": R}',
+        'spread of lengths (default: none), as --range-ratio-of means it; also {"input": R, "output": R}',
         metavar="R",
+    )
+    range_ratio_of: str | None = setting(
+        None,
+        "whose R that is: vllm draws from [len·(1-R), len·(1+R)], sglang from [len·R, len] (default: sglang "
+        "with a --backend of SGLang's, else vllm)",
+        choices=("vllm", "sglang"),
     )
     random_prefix_len: int = setting(0, "tokens at the start of every random prompt, the same in all")
     custom_output_len: int | None = setting(

@@ -7,7 +7,6 @@ Invariant: whatever is asked to be written is checked to be writable before anyt
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +17,6 @@ from prefixlab.core.errors import ConfigError
 METRICS = ("ttft", "tpot", "itl", "e2el")
 STYLES = ("vllm", "table", "json")
 RUNS = Path("runs")
-LABEL = re.compile(r"[a-zA-Z0-9_-]+")
-RESERVED_LABELS = frozenset({"plots"})
 NO_FOLDER = ""
 """`run_dir` when nothing is to be kept."""
 
@@ -36,7 +33,9 @@ class ReportConfig:
     goodput: tuple[str, ...] = setting(
         (), "objectives in milliseconds (ttft, tpot, e2el), as ttft:500 tpot:50", metavar="METRIC:MS"
     )
-    label: str | None = setting(None, "name at the front of result files and run directories")
+    label: str | None = setting(
+        None, "name at the front of result files and run directories", aliases=("--tag",)
+    )
     metadata: tuple[str, ...] = setting((), "notes to save with the result", metavar="K=V")
     run_dir: str | None = setting(
         None,
@@ -62,8 +61,6 @@ class ReportConfig:
         self.percentiles()
         self.metadata_pairs()
         self.objectives()
-        if self.label is not None:
-            check_label("--label", self.label)
         if self.output_file is not None and not Path(self.output_file).absolute().parent.is_dir():
             raise ConfigError(f"--output-file {self.output_file}: its folder is not there")
         if (self.save_detailed or self.append_result) and not self.writes_result:
@@ -105,12 +102,3 @@ class ReportConfig:
 
     def objectives(self) -> Objectives | None:
         return Objectives.parse(self.goodput) if self.goodput else None
-
-
-def check_label(flag: str, name: str) -> str:
-    """A name of a folder of its own. ConfigError for what cannot be one."""
-    if not LABEL.fullmatch(name):
-        raise ConfigError(f"{flag} must be letters, digits, - and _ (it names folders), not {name!r}")
-    if name.lower() in RESERVED_LABELS:
-        raise ConfigError(f"{flag} must not be {name!r}: pictures go there")
-    return name

@@ -34,6 +34,11 @@ class RequestConfig:
     served_model_name: str | None = setting(
         None, "model to name in requests, where that is not what --model says"
     )
+    ignore_eos: bool | None = setting(
+        None,
+        "let no output end before its length (default: on with the APIs of SGLang and prefixlab, off with "
+        "those of vLLM and OpenAI, as their clients have it)",
+    )
     request_id_prefix: str = setting("", "put before the ids of requests in records")
     ready_check_timeout_sec: float = setting(
         0.0, "wait so long for the server to be ready; it is sent no prompt", metavar="SECONDS"
@@ -64,23 +69,26 @@ class ServeConfig:
 
     @classmethod
     def resolve(
-        cls, given: Mapping[str, Any], environ: Mapping[str, str], engine: Mapping[str, Any]
+        cls, target: TargetConfig, given: Mapping[str, Any], engine: Mapping[str, Any]
     ) -> ServeConfig:
-        """From flags. Of the environment only the target's keys are read.
+        """From flags; of the environment only what is in `target` already.
 
         Raises:
             ConfigError: an option cannot be used; it names the flag.
         """
-        parts = {
-            name: resolve(part, given, environ if part is TargetConfig else {})
-            for name, part in PARTS.items()
-        }
-        return cls(**parts, engine=dict(engine))
+        parts = {name: resolve(part, given, {}) for name, part in PARTS.items() if name != "target"}
+        return cls(target=target, **parts, engine=dict(engine))
+
+    def ignores_eos(self, backend: str) -> bool:
+        """Whether outputs go to their full length on `backend`."""
+        if self.request.ignore_eos is not None:
+            return self.request.ignore_eos
+        return backend not in ("vllm", "openai", "openai-chat")
 
     @property
     def as_sglang(self) -> bool:
         """Whether a range ratio is meant as SGLang's client means it."""
-        return self.target.backend == "sglang"
+        return (self.dataset.range_ratio_of or self.target.backend) == "sglang"
 
     def key(self) -> int:
         """What prompts and arrivals depend on besides the seed: this point's own settings, and nothing that
@@ -122,6 +130,21 @@ PARTS: dict[str, Any] = {
     "load": LoadConfig,
     "report": ReportConfig,
 }
+
+
+def _sweepable() -> frozenset[str]:
+    """Options of a point that take one value each: numbers, names and files, no switches."""
+    names = set()
+    for part in (DatasetConfig, SamplingConfig, LoadConfig):
+        hints = typing.get_type_hints(part)
+        for option in dataclasses.fields(part):
+            if not {bool, tuple[str, ...]} & {hints[option.name], *typing.get_args(hints[option.name])}:
+                names.add(option.name)
+    return frozenset(names - {"repeats", "num_warmups"})
+
+
+SWEEPABLE = _sweepable()
+"""What a sweep may give several values."""
 
 
 def stored(config: Any) -> dict[str, Any]:

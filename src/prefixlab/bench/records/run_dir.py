@@ -53,9 +53,13 @@ class Segment:
     def about_path(self) -> Path:
         return self.folder.with_suffix(".json")
 
+    def record_files(self) -> list[Path]:
+        """Lines of records, as the driver left them."""
+        return sorted(self.folder.glob("records-*.jsonl"))
+
     def table(self) -> RecordTable:
         """Its records so far, under this segment's number."""
-        table = RecordTable.read(sorted(self.folder.glob("records-*.jsonl")))
+        table = RecordTable.read(self.record_files())
         return replace(table, segment=np.full(len(table), self.number, dtype=np.int64))
 
 
@@ -81,7 +85,6 @@ class RunDir:
             raise ConfigError(f"--run-dir {path}: {error.strerror}") from None
         run_dir = cls(path, _locked(path))
         run_dir.write_json(CONFIG, config)
-        (path / SEGMENTS).mkdir()
         return run_dir
 
     @classmethod
@@ -90,16 +93,16 @@ class RunDir:
         return cls.create(free_name(path), config)
 
     @classmethod
-    def open(cls, path: Path) -> RunDir:
+    def open(cls, path: Path, *, even_finished: bool = False) -> RunDir:
         """A folder that is there, to go on in.
 
         Raises:
             ConfigError: it is no run, it is finished, or somebody is writing in it.
         """
-        if not (path / CONFIG).is_file() or not (path / SEGMENTS).is_dir():
+        if not (path / CONFIG).is_file():
             raise ConfigError(f"--resume {path}: there is no run, for there is no {CONFIG} in it")
         run_dir = cls(path, _locked(path))
-        if run_dir.is_finished:
+        if run_dir.is_finished and not even_finished:
             run_dir.close()
             raise ConfigError(f"--resume {path}: that run is finished")
         return run_dir
@@ -121,11 +124,13 @@ class RunDir:
         """It came to its own end: nothing is left to send."""
         return bool((self._read_json(SUMMARY) or {}).get("finished"))
 
-    def config(self) -> dict[str, Any]:
-        """As `create` was given it."""
+    def config_of(self, verb: str) -> dict[str, Any]:
+        """The settings, as `create` was given them. ConfigError if the folder is another verb's."""
         config = self._read_json(CONFIG)
         if config is None:
             raise ConfigError(f"{self.path / CONFIG} cannot be read")
+        if config.get("verb") != verb:
+            raise ConfigError(f"--resume {self.path}: that is a run of {config.get('verb')}, not of {verb}")
         return config
 
     def segments(self) -> list[Segment]:
@@ -139,7 +144,7 @@ class RunDir:
         """A new stretch: an empty folder, and a note of what it is for."""
         number = len(self.segments())
         folder = self.path / SEGMENTS / f"{number:04}"
-        folder.mkdir(exist_ok=True)  # a crash may have come between this and the note
+        folder.mkdir(parents=True, exist_ok=True)  # a crash may have come between this and the note
         self.write_json(f"{SEGMENTS}/{number:04}.json", about)
         return Segment(number, folder, about)
 

@@ -180,7 +180,8 @@ class Asker:
         prompts = make_prompts(wording, shape, *self._key, salt=salt)
         for number, (prompt, output_len) in enumerate(zip(prompts, output_lens, strict=True)):
             # An ideal cache: the first request brings what all share, every later one finds it.
-            expected = self.endpoint.expected_cached_tokens(shared if number else 0, len(prompt))
+            found = shared if number else 0
+            expected = self.endpoint.expected_cached_tokens(found, len(prompt)) if wording.is_exact else None
             yield _Ask(self._prompt_fields(prompt), len(prompt), output_len, expected)
 
     def _row_ask(self, row: Row) -> _Ask:

@@ -21,6 +21,7 @@ from prefixlab.bench.calibrate import store as calibrations
 from prefixlab.bench.client_notes import client_notes
 from prefixlab.bench.config.dataset import LengthRange
 from prefixlab.bench.config.serve import ServeConfig
+from prefixlab.bench.loadgen.decoding.recover import recover
 from prefixlab.bench.loadgen.driver import Drive, Progress
 from prefixlab.bench.loadgen.health import ClientHealth
 from prefixlab.bench.loadgen.plan import Load, Planned
@@ -31,13 +32,15 @@ from prefixlab.bench.records.table import CODE, RecordTable
 from prefixlab.bench.runs.point import Asker, Outline, load_of, outline, rest_of
 from prefixlab.bench.targets.cold_start import Coldness, ColdStart
 from prefixlab.bench.targets.endpoint import Endpoint
-from prefixlab.bench.verdict import Verdict, check_cache, delivery_notes, first_failure
+from prefixlab.bench.verdict import Verdict, delivery_notes, first_failure
 from prefixlab.bench.workloads.random import RandomShape, make_probe
 from prefixlab.core.clock import wall_time_label
 from prefixlab.core.errors import ConfigError, TargetError
 from prefixlab.core.seams import Tokenizer
 
 MAX_WARM_UP_CONCURRENCY = 16
+JOB_FILE = "job.json"
+"""What the socket driver's folder holds, and no other driver's (see `loadgen/job.py`)."""
 
 
 class Watcher(Protocol):
@@ -118,7 +121,7 @@ class ServeRun:
         ]
         self._check_lengths(repeats[0].outline)
         self._take_up(repeats)
-        if self._config.load.num_warmups:
+        if self._config.load.num_warmups and not all(map(self._is_done, repeats)):
             self._warm_up(repeats[0].outline)
         for repeat in repeats:
             self._measure(repeat)
@@ -139,6 +142,8 @@ class ServeRun:
         """What an earlier process left in the folder."""
         for segment in [] if self._folder is None else self._folder.segments():
             repeat = repeats[int(segment.about["repeat"])]
+            if (segment.folder / JOB_FILE).exists():  # its process may have been killed before it was read
+                recover(segment.folder)
             table = segment.table()
             repeat.tables.append(table)
             repeat.spent_s += float(np.nanmax(table.last_s, initial=0.0))
@@ -154,29 +159,33 @@ class ServeRun:
         requests = self._asker.warm_ups(planned)
         at_once = self._config.load.max_concurrency or MAX_WARM_UP_CONCURRENCY
         load = Load(open_loop=False, max_concurrency=at_once, num_workers=1)
-        drive = self._endpoint.driver.run(requests, load, on_progress=self._watcher.update)
+        drive = self._endpoint.driver.run(requests, load)
         if drive.interrupted:
             raise KeyboardInterrupt
         if not drive.table.ok.all():
             raise TargetError(f"a warm-up request failed: {first_failure(drive.table)}")
 
-    def _measure(self, repeat: _Repeat) -> None:
-        """What is left of a repeat; what was never begun is unsent."""
-        done = done_ids(repeat.table)
+    def _is_done(self, repeat: _Repeat) -> bool:
         duration_s = self._config.load.duration
-        if len(done) == repeat.outline.num_requests or (duration_s and repeat.spent_s >= duration_s):
+        if duration_s is not None and repeat.spent_s >= duration_s:
+            return True
+        return len(done_ids(repeat.table)) == repeat.outline.num_requests
+
+    def _measure(self, repeat: _Repeat) -> None:
+        """What is left of a repeat; what is not sent any more is unsent."""
+        if self._interrupted or self._is_done(repeat):
+            known = set(repeat.table.request_id)
+            missing = rest_of(self._asker.requests(repeat.outline, repeat.number, self._salt), known)
+            if len(known) < repeat.outline.num_requests:
+                repeat.tables.append(RecordTable.of(planned.unsent(planned.offset_s) for planned in missing))
             return
-        if self._interrupted:
-            plan = self._plan(repeat, done)
-            repeat.tables.append(RecordTable.of(planned.unsent(planned.offset_s) for planned in plan))
-            return
-        if self._cold and repeat.outline.num_requests:
+        if self._cold:
             self._start_cold(repeat)
         times = f"repeat {repeat.number + 1} of {self._config.load.repeats}"
         self._watcher.describe(times if self._config.load.repeats > 1 else "sending")
         segment = self._begin(repeat)
         drive = self._endpoint.driver.run(
-            self._plan(repeat, done),
+            self._plan(repeat, done_ids(repeat.table)),
             load_of(self._config, spent_s=repeat.spent_s),
             on_progress=self._watcher.update,
             folder=None if segment is None else segment.folder,
@@ -265,7 +274,7 @@ class ServeRun:
         unsent = int((table.outcome == CODE[Outcome.UNSENT]).sum())
         if unsent and not self._interrupted:
             notes.append(f"{unsent} requests were not sent: --duration was over")
-        check = check_cache(table)
+        check = result.check
         if check.verdict is Verdict.MORE and not self._cold:
             notes.append(
                 "the cache was not cold: --flush-cache empties it first, another --seed makes new prompts"
@@ -274,7 +283,7 @@ class ServeRun:
             notes.append(
                 "expected is an ideal cache's, every earlier request done; overlap and eviction take"
             )
-        if check.detail:
+        if check.verdict in (Verdict.MORE, Verdict.LESS):
             notes.append(check.detail)
         notes += client_notes(result.health)
         past = calibrations.check(

@@ -1,0 +1,123 @@
+"""The sweep: many points, on one server after another, each a run of its own.
+
+Owns the order of points, their folders, and which of them are done already. A point is `serve.py`'s.
+
+Invariants: a point's requests depend on its own settings, not on which others run; every point starts from a
+cache as cold as the server can make it, unless told otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from prefixlab.bench.config.serve import ServeConfig
+from prefixlab.bench.metrics.point import PointResult
+from prefixlab.bench.records.run_dir import CONFIG, RunDir
+from prefixlab.bench.runs import files
+from prefixlab.bench.runs.serve import ServeRun, Watcher
+from prefixlab.bench.targets.endpoint import Endpoint
+from prefixlab.core.seams import Tokenizer
+
+POINT_VERB = "bench serve"
+"""A point's folder is that of a run of this verb, and can be read and resumed as one."""
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """One point on one server.
+
+    Attributes:
+        name: of its folder.
+        swept: what it sets, for reports.
+    """
+
+    name: str
+    swept: Mapping[str, Any]
+    config: ServeConfig
+
+
+OpenEndpoint = Callable[[ServeConfig], AbstractContextManager[Endpoint]]
+MakeTokenizer = Callable[[ServeConfig, Endpoint], Tokenizer | None]
+OnPoint = Callable[[SweepPoint, PointResult], None]
+
+
+def run_sweep(
+    points: Sequence[SweepPoint],
+    open_endpoint: OpenEndpoint,
+    make_tokenizer: MakeTokenizer,
+    *,
+    folder: Path | None,
+    watcher: Watcher,
+    on_point: OnPoint,
+) -> Iterator[PointResult]:
+    """Measure the points, one after another; those whose folder says they are finished are only read.
+
+    Raises:
+        ConfigError, TargetError: as a run does; the points before have been given to `on_point`.
+    """
+    for _, of_one_server in groupby(points, key=lambda point: point.config.target):
+        several = list(of_one_server)
+        with open_endpoint(several[0].config) as endpoint:
+            for point in several:
+                result = _measure(point, endpoint, make_tokenizer, folder, watcher)
+                on_point(point, result)
+                yield result
+                if result.interrupted:
+                    return
+
+
+def _measure(
+    point: SweepPoint,
+    endpoint: Endpoint,
+    make_tokenizer: MakeTokenizer,
+    folder: Path | None,
+    watcher: Watcher,
+) -> PointResult:
+    config = point.config
+    with ExitStack() as resources:
+        kept = None if folder is None else resources.enter_context(_point_folder(folder, point))
+        finished = kept is not None and kept.is_finished
+        if kept is not None and not finished:
+            files.begin(kept, endpoint, config.dataset.seed)
+        result = ServeRun(
+            endpoint,
+            config,
+            tokenizer=make_tokenizer(config, endpoint),
+            folder=kept,
+            cold=config.load.flush_cache is not False,
+            swept=dict(point.swept),
+            watcher=_Named(watcher, point.name),
+        ).run()
+        if kept is not None and not finished:
+            files.finish(kept, endpoint, result, detailed=config.report.save_detailed)
+    return result
+
+
+@contextmanager
+def _point_folder(folder: Path, point: SweepPoint) -> Iterator[RunDir]:
+    path = folder / point.name
+    if (path / CONFIG).exists():
+        run_dir = RunDir.open(path, even_finished=True)
+    else:
+        run_dir = RunDir.create(path, {"verb": POINT_VERB, **point.config.stored()})
+    with run_dir:
+        yield run_dir
+
+
+@dataclass(frozen=True)
+class _Named:
+    """Says which point it is that is watched."""
+
+    watcher: Watcher
+    name: str
+
+    def describe(self, what: str) -> None:
+        self.watcher.describe(f"{self.name}: {what}")
+
+    def update(self, progress: Any) -> None:
+        self.watcher.update(progress)

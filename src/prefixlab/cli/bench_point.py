@@ -1,0 +1,229 @@
+"""What `bench serve` and `bench sweep` share: from the words of a command line to settings and an endpoint.
+
+Owns how users of other clients are understood: their names of backends, their default ports, their switches.
+The runs themselves are in `prefixlab.bench.runs`.
+
+Invariant: after `point_config` nothing depends on the command line any more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import os
+import sys
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from prefixlab.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from prefixlab.bench.config.serve import ServeConfig
+    from prefixlab.bench.runs.serve import Watcher
+    from prefixlab.bench.targets.endpoint import Endpoint
+    from prefixlab.cli.main import Parser
+    from prefixlab.core.seams import Tokenizer
+
+SECRETS = ("api_key", "admin_api_key", "header")
+
+
+def add_point_flags(parser: Parser, *, listed: bool = False, skip: Container[str] = ()) -> None:
+    """All options of a point.
+
+    Args:
+        listed: numbers and names that make a point take several values, with commas between.
+    """
+    from prefixlab.bench.config.serve import PARTS, SWEEPABLE
+    from prefixlab.bench.config.target import BACKENDS, TargetConfig
+    from prefixlab.cli import peer_flags
+    from prefixlab.cli.embedded import add_engine_flags
+    from prefixlab.core.config import add_flags
+
+    parser.why_refused = peer_flags.why_refused
+    others = ", ".join(peer_flags.BACKENDS)
+    parser.add_argument(
+        "--backend",
+        default=argparse.SUPPRESS,
+        metavar="BACKEND",
+        help=f"the server's kind: {', '.join(BACKENDS)} (default: as the server shows itself); also {others}",
+    )
+    titles = {
+        "target": "server to measure",
+        "request": "requests",
+        "dataset": "prompts",
+        "sampling": "sampling",
+        "load": "load",
+        "report": "results",
+    }
+    for name, part in PARTS.items():
+        hidden = {"backend", "disable_ignore_eos"} if part is TargetConfig else set()
+        hidden |= {field.name for field in dataclasses.fields(part) if field.name in skip}
+        add_flags(parser, part, titles[name], skip=hidden, listed=SWEEPABLE if listed else ())
+    peer_flags.add_peer_flags(parser)
+    add_engine_flags(parser, *PARTS.values())
+
+
+def given_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The command line, in our words.
+
+    Raises:
+        ConfigError: a backend that is none.
+    """
+    from prefixlab.bench.config.target import BACKENDS
+    from prefixlab.cli import peer_flags
+    from prefixlab.core.config import did_you_mean
+
+    given = dict(vars(args))
+    word = given.get("backend")
+    if word is not None:
+        given["backend"] = peer_flags.BACKENDS.get(word, word)
+        if given["backend"] not in BACKENDS:
+            known = [*BACKENDS, *peer_flags.BACKENDS]
+            raise ConfigError(f"--backend {word}: there is {', '.join(BACKENDS)}{did_you_mean(word, known)}")
+        if word.startswith("sglang"):
+            given.setdefault("range_ratio_of", "sglang")
+    if given.get("served_model_name") is not None:
+        given["model"] = given["served_model_name"]
+    port = peer_flags.DEFAULT_PORTS.get(given.get("backend", ""))
+    if port is not None and "base_url" not in given:
+        given.setdefault("port", port)
+    return given
+
+
+def point_config(given: Mapping[str, Any]) -> ServeConfig:
+    """Settings as resolved. ConfigError names the flag that is wrong."""
+    from prefixlab.bench.config.serve import PARTS, ServeConfig
+    from prefixlab.cli.bench_target import target_config
+    from prefixlab.cli.embedded import engine_configs
+
+    taken = {field.name for part in PARTS.values() for field in dataclasses.fields(part)}
+    engine = {
+        field.name: given[field.name]
+        for config in engine_configs()
+        for field in dataclasses.fields(config)
+        if field.name in given and field.name not in taken
+    }
+    return ServeConfig.resolve(target_config(argparse.Namespace(**given)), given, engine)
+
+
+def restored_config(data: Mapping[str, Any], args: argparse.Namespace) -> ServeConfig:
+    """Settings as a run directory has them; secrets from the command line or the environment.
+
+    Raises:
+        ConfigError: there are other settings on the command line, which would be ignored.
+    """
+    from prefixlab.bench.config.serve import ServeConfig
+
+    given = vars(args)
+    other = [name for name in given if name not in (*SECRETS, "resume", "progress", "style")]
+    if other:
+        flags = ", ".join("--" + name.replace("_", "-") for name in other)
+        raise ConfigError(f"--resume takes all settings from the run's config.json: leave out {flags}")
+    keys = {
+        "PREFIXLAB_API_KEY": os.environ.get("PREFIXLAB_API_KEY", os.environ.get("OPENAI_API_KEY")),
+        "PREFIXLAB_ADMIN_API_KEY": os.environ.get("PREFIXLAB_ADMIN_API_KEY"),
+    }
+    config = ServeConfig.restore(
+        data, given, {name: value for name, value in keys.items() if value is not None}
+    )
+    told = {name: given[name] for name in ("progress", "style") if name in given}
+    return dataclasses.replace(config, report=dataclasses.replace(config.report, **told))
+
+
+@contextmanager
+def open_point_endpoint(config: ServeConfig) -> Iterator[Endpoint]:
+    """What the settings say to measure, ready, for as long as the block.
+
+    Raises:
+        ConfigError: the server does not serve that model, or contradicts the settings otherwise.
+        TargetError: it cannot be reached, or was not ready in time.
+    """
+    from prefixlab.bench.config.serve import PARTS
+    from prefixlab.bench.targets.detect import check_model, detect_backend
+    from prefixlab.bench.targets.endpoint import wait_until_ready
+    from prefixlab.cli.bench_target import endpoint_under_test
+    from prefixlab.core.clock import MonotonicClock
+
+    target = config.target
+    if not target.is_embedded:
+        timeout_s = config.request.ready_check_timeout_sec
+        if timeout_s:
+            wait_until_ready(target, target.url, timeout_s, MonotonicClock())
+        backend = target.backend or detect_backend(target, target.url)
+        if target.backend is None:
+            print(f"{target.url} is asked as --backend {backend}", file=sys.stderr)
+        if (
+            target.model is not None
+            and config.request.served_model_name is None
+            and backend
+            not in (
+                "sglang",
+                "prefixlab",
+            )
+        ):
+            check_model(target, target.url, target.model)
+    else:
+        backend = target.backend or "prefixlab"
+    target = dataclasses.replace(target, backend=backend, disable_ignore_eos=not config.ignores_eos(backend))
+    shared = {
+        name: value
+        for name in ("model", "tokenizer", "page_size")
+        if (value := getattr(target, name)) is not None
+    }
+    args = argparse.Namespace(**config.engine, **shared)
+    with endpoint_under_test(target, args, *PARTS.values()) as endpoint:
+        yield endpoint
+
+
+def point_tokenizer(config: ServeConfig, endpoint: Endpoint) -> Tokenizer | None:
+    """Where text is counted or made by us."""
+    from prefixlab.cli.bench_target import tokenizer_maker
+
+    dataset = config.dataset
+    if dataset.dataset_name == "random" and dataset.prompt_form != "text":
+        return None
+    return tokenizer_maker(config.target)(endpoint.facts)
+
+
+@contextmanager
+def watching(configs: Sequence[ServeConfig]) -> Iterator[Watcher]:
+    """Progress over the runs of `configs`, where it is wanted."""
+    from prefixlab.bench.report.progress import ProgressBar
+    from prefixlab.bench.runs.point import outline, tokens_of
+    from prefixlab.bench.runs.serve import Unwatched
+
+    if not configs[0].report.progress:
+        yield Unwatched()
+        return
+    planned = [(config.load.repeats, outline(config)) for config in configs]
+    num_requests = sum(repeats * point.num_requests for repeats, point in planned)
+    num_tokens = sum(repeats * tokens_of(point)[1] for repeats, point in planned)
+    with ProgressBar(num_requests, num_tokens) as bar:
+        yield bar
+
+
+def describe_point(config: ServeConfig) -> str:
+    """What would be sent, in one line."""
+    from prefixlab.bench.report.console import counted
+    from prefixlab.bench.runs.point import outline, tokens_of
+
+    planned = outline(config)
+    prompt, output = tokens_of(planned)
+    tokens = "prompts as long as they are" if prompt is None else counted(prompt, "prompt token")
+    repeats = f"{config.load.repeats} times " if config.load.repeats > 1 else ""
+    arriving = f" over {planned.last_arrival_s:,.1f} s" if planned.last_arrival_s else ""
+    limit = "" if config.load.duration is None else f", nothing after {config.load.duration:g} s"
+    return (
+        f"{repeats}{counted(planned.num_requests, 'request')}{arriving}, {config.load.describe()}{limit}; "
+        f"{tokens}, {counted(output, 'output token')}"
+    )
+
+
+def arrival_seconds(config: ServeConfig) -> float:
+    """How long a point takes at least, as far as arrivals say."""
+    from prefixlab.bench.runs.point import outline
+
+    last_s = outline(config).last_arrival_s
+    return config.load.repeats * min(last_s, config.load.duration or math.inf)

@@ -1,0 +1,131 @@
+"""`prefixlab bench serve`: one load on one server, its latency and throughput.
+
+Owns the verb: flags, what is printed where, the exit code. The run is `prefixlab.bench.runs.serve`.
+
+Invariant: what was measured is shown and kept, also when the run ends early.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prefixlab.bench.config.serve import ServeConfig
+    from prefixlab.bench.metrics.point import PointResult
+    from prefixlab.bench.records.run_dir import RunDir
+    from prefixlab.bench.targets.endpoint import Endpoint
+    from prefixlab.cli.main import Parser
+
+SUMMARY = "put one load on a server: latency, throughput, and how far to believe them"
+VERB = "bench serve"
+
+
+def configure(parser: Parser) -> None:
+    from prefixlab.cli.bench_point import add_point_flags
+
+    parser.description = (
+        f"{SUMMARY}.\n\nTakes the command lines of vllm bench serve and of SGLang's bench_serving. Without "
+        "--base-url, --host, --port or --backend an embedded engine is started and measured."
+    )
+    add_point_flags(parser)
+    parser.add_argument(
+        "--resume",
+        metavar="DIR",
+        default=argparse.SUPPRESS,
+        help="go on with the run in this folder, as its config.json says; only keys may be given besides",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="print what would be sent, and stop",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from prefixlab.bench.records.run_dir import RunDir
+    from prefixlab.cli.bench_point import (
+        describe_point,
+        given_settings,
+        open_point_endpoint,
+        point_config,
+        restored_config,
+    )
+
+    with contextlib.ExitStack() as resources:
+        folder: RunDir | None = None
+        if "resume" in args:
+            folder = resources.enter_context(RunDir.open(Path(args.resume)))
+            config = restored_config(folder.config_of(VERB), args)
+        else:
+            given = given_settings(args)
+            dry = given.pop("dry_run", False)
+            config = point_config(given)
+            if dry:
+                print(describe_point(config))
+                return 0
+        endpoint = resources.enter_context(open_point_endpoint(config))
+        if folder is None:
+            folder = new_folder(config, endpoint)
+            if folder is not None:
+                resources.enter_context(folder)
+        result = measure(config, endpoint, folder)
+    return judge(result)
+
+
+def new_folder(config: ServeConfig, endpoint: Endpoint) -> RunDir | None:
+    from prefixlab.bench.config.report import NO_FOLDER
+    from prefixlab.bench.records.run_dir import RunDir
+    from prefixlab.bench.runs.files import default_folder
+
+    chosen = config.report.run_dir
+    if chosen == NO_FOLDER:
+        return None
+    settings = {"verb": VERB, **config.stored()}
+    if chosen is None:
+        return RunDir.create_beside(default_folder(config, endpoint), settings)
+    return RunDir.create(Path(chosen), settings)
+
+
+def measure(config: ServeConfig, endpoint: Endpoint, folder: RunDir | None) -> PointResult:
+    """Run, show, keep."""
+    from prefixlab.bench.runs import files
+    from prefixlab.bench.runs.serve import ServeRun
+    from prefixlab.cli.bench_point import point_tokenizer, watching
+
+    output = files.result_file(config.report, config, endpoint)
+    if folder is not None:
+        files.begin(folder, endpoint, config.dataset.seed)
+    with watching([config]) as watcher:
+        result = ServeRun(
+            endpoint,
+            config,
+            tokenizer=point_tokenizer(config, endpoint),
+            folder=folder,
+            cold=bool(config.load.flush_cache),
+            watcher=watcher,
+        ).run()
+    if folder is not None:
+        files.finish(folder, endpoint, result, detailed=config.report.save_detailed)
+    sys.stdout.write(files.as_text(result, config.report.style))
+    files.save(config.report, output, result)
+    for where in (output, folder.path if folder else None):
+        if where is not None:
+            print(f"kept in {where}", file=sys.stderr)
+    return result
+
+
+def judge(result: PointResult) -> int:
+    """Raises TargetError if no request succeeded, KeyboardInterrupt if the run was interrupted."""
+    from prefixlab.bench.verdict import first_failure
+    from prefixlab.core.errors import TargetError
+
+    if result.interrupted:
+        raise KeyboardInterrupt
+    if not result.metrics.ok:
+        raise TargetError(f"no request succeeded: {first_failure(result.table)}")
+    return 0

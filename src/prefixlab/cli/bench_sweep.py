@@ -1,0 +1,215 @@
+"""`prefixlab bench sweep`: the points of one or more lists of values, on one or more servers, side by side.
+
+Owns the verb: flags, where results go, the exit code. The sweep is `prefixlab.bench.runs.sweep`.
+
+Invariant: what was measured is shown and kept, also when the sweep ends early.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prefixlab.bench.metrics.point import PointResult
+    from prefixlab.bench.records.run_dir import RunDir
+    from prefixlab.bench.runs.sweep import SweepPoint
+    from prefixlab.cli.main import Parser
+
+SUMMARY = "measure a server at many points: any option of the load and the prompts takes a list"
+VERB = "bench sweep"
+TABLE_WIDTH = 160
+
+
+def configure(parser: Parser) -> None:
+    from prefixlab.bench.config.sweep import SweepConfig
+    from prefixlab.cli.bench_point import add_point_flags
+    from prefixlab.core.config import add_flags
+
+    parser.description = (
+        f"{SUMMARY}, as --max-concurrency 1,10,100. Several lists are taken in every combination. Without a "
+        "load the concurrencies are 1, 2, 5, 10, 50, 100 and 250, with three requests for each slot and at "
+        "least 10. The server's cache is emptied before every point, where it can be."
+    )
+    add_flags(parser, SweepConfig, "sweep")
+    add_point_flags(parser, listed=True)
+    parser.add_argument(
+        "--resume",
+        metavar="DIR",
+        default=argparse.SUPPRESS,
+        help="go on with the sweep in this folder; points that are finished are not measured again",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="print the points and their cost, and stop",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from prefixlab.bench.records.run_dir import RunDir
+    from prefixlab.bench.runs.files import sweep_folder
+
+    with contextlib.ExitStack() as resources:
+        if "resume" in args:
+            folder: RunDir | None = resources.enter_context(RunDir.open(Path(args.resume)))
+            assert folder is not None
+            points = restored_points(folder.config_of(VERB), args)
+        else:
+            points = planned_points(args)
+            if "dry_run" in args:
+                print(describe(points))
+                return 0
+            report = points[0].config.report
+            settings = {
+                "verb": VERB,
+                "points": [
+                    {"name": point.name, "swept": dict(point.swept), "config": point.config.stored()}
+                    for point in points
+                ],
+            }
+            folder = None
+            if report.run_dir is None:
+                folder = RunDir.create_beside(sweep_folder(report.label), settings)
+            elif report.run_dir:
+                folder = RunDir.create(Path(report.run_dir), settings)
+            if folder is not None:
+                resources.enter_context(folder)
+        results = measure(points, folder)
+    return judge(points, results)
+
+
+def planned_points(args: argparse.Namespace) -> list[SweepPoint]:
+    """All points, their settings checked: a wrong one is told before the first is measured."""
+    import dataclasses
+
+    from prefixlab.bench.config.sweep import SweepConfig, point_name, settings_of, shown
+    from prefixlab.bench.runs.sweep import SweepPoint
+    from prefixlab.cli.bench_point import given_settings, point_config
+    from prefixlab.core.config import resolve
+    from prefixlab.core.errors import ConfigError
+
+    sweep = resolve(SweepConfig, vars(args), {})
+    own = {field.name for field in dataclasses.fields(SweepConfig)} | {"dry_run"}
+    options = argparse.Namespace(**{name: value for name, value in vars(args).items() if name not in own})
+    targets: dict[str | None, dict[str, Any]] = {
+        name: {"base_url": url} for name, url in sweep.targets().items()
+    } or {None: {}}
+    if sweep.target and any(name in vars(args) for name in ("base_url", "host", "port")):
+        raise ConfigError("--target names the servers: leave out --base-url, --host and --port")
+    points: list[SweepPoint] = []
+    for name, where in targets.items():
+        for point in sweep.points(vars(options)):
+            given = given_settings(argparse.Namespace(**settings_of({**vars(options), **where}, point)))
+            number = len(points)
+            points.append(
+                SweepPoint(point_name(number, name, point), shown(name, point), point_config(given))
+            )
+    if len(points) > 1 and points[0].config.report.result_filename is not None:
+        raise ConfigError("--result-filename is one file, and there are several points: use --output-file")
+    return points
+
+
+def restored_points(data: dict[str, Any], args: argparse.Namespace) -> list[SweepPoint]:
+    from prefixlab.bench.runs.sweep import SweepPoint
+    from prefixlab.cli.bench_point import restored_config
+
+    return [
+        SweepPoint(point["name"], point["swept"], restored_config(point["config"], args))
+        for point in data["points"]
+    ]
+
+
+def describe(points: list[SweepPoint]) -> str:
+    """Every point in a line, and what they cost together."""
+    from prefixlab.bench.report.console import counted
+    from prefixlab.bench.runs.point import outline, tokens_of
+    from prefixlab.cli.bench_point import arrival_seconds, describe_point
+
+    lines = [f"{point.name}: {describe_point(point.config)}" for point in points]
+    num_requests = num_prompt = num_output = 0
+    for point in points:
+        planned, repeats = outline(point.config), point.config.load.repeats
+        prompt, output = tokens_of(planned)
+        num_requests += repeats * planned.num_requests
+        num_prompt += repeats * (prompt or 0)
+        num_output += repeats * output
+    seconds = sum(arrival_seconds(point.config) for point in points)
+    lines.append(
+        f"{counted(len(points), 'point')}: {counted(num_requests, 'request')}, "
+        f"{counted(num_prompt, 'prompt token')}, {counted(num_output, 'output token')}"
+        + (f", at least {seconds:,.0f} s of arrivals" if seconds else "")
+        + "; besides, up to 3 short probes at each point"
+    )
+    return "\n".join(lines)
+
+
+def measure(points: list[SweepPoint], folder: RunDir | None) -> list[PointResult]:
+    """Measure and show; what was measured is shown also on the way out with an error, or interrupted."""
+    from prefixlab.bench.runs.sweep import run_sweep
+    from prefixlab.cli.bench_point import open_point_endpoint, point_tokenizer, watching
+
+    results: list[PointResult] = []
+    keeper = Keeper(folder)
+    try:
+        with watching([point.config for point in points]) as watcher:
+            for result in run_sweep(
+                points,
+                open_point_endpoint,
+                point_tokenizer,
+                folder=None if folder is None else folder.path,
+                watcher=watcher,
+                on_point=keeper.point_done,
+            ):
+                results.append(result)
+    finally:
+        if results:
+            complete = len(results) == len(points) and not results[-1].interrupted
+            keeper.show(results, points[0].config.report.style, complete=complete)
+    return results
+
+
+class Keeper:
+    """Where results of points go."""
+
+    def __init__(self, folder: RunDir | None) -> None:
+        self._folder = folder
+
+    def point_done(self, point: SweepPoint, result: PointResult) -> None:
+        from prefixlab.bench.runs.files import save
+
+        save(point.config.report, None, result)
+
+    def show(self, results: list[PointResult], style: str, *, complete: bool) -> None:
+        from prefixlab.bench.report.points.side_by_side import write_csv
+        from prefixlab.bench.runs.files import lines_of, sweep_text
+
+        text = sweep_text(results, TABLE_WIDTH)
+        lines = lines_of(results)
+        if self._folder is not None:
+            write_csv(self._folder.path / "sweep.csv", results)
+            self._folder.write_bytes("sweep.jsonl", lines)
+            self._folder.write_text("report.txt", text)
+            self._folder.write_json("summary.json", {"finished": complete, "points": len(results)})
+            print(f"kept in {self._folder.path}", file=sys.stderr)
+        sys.stdout.write(lines.decode() if style == "json" else text)
+
+
+def judge(points: list[SweepPoint], results: list[PointResult]) -> int:
+    """Raises TargetError if at some point no request succeeded, KeyboardInterrupt if it was interrupted."""
+    from prefixlab.bench.verdict import first_failure
+    from prefixlab.core.errors import TargetError
+
+    if results and results[-1].interrupted:
+        raise KeyboardInterrupt
+    empty = [
+        (point.name, result) for point, result in zip(points, results, strict=True) if not result.metrics.ok
+    ]
+    if empty:
+        names = ", ".join(name for name, _ in empty)
+        raise TargetError(f"no request succeeded at {names}: {first_failure(empty[0][1].table)}")
+    return 0

@@ -1,0 +1,136 @@
+"""Flags that users of vLLM's and SGLang's clients know, where they are not simply ours too.
+
+Owns the table: which are spelt otherwise here, which change nothing because it is so anyway, and which are
+refused, each with its reason. `tests/cli/test_peer_flags.py` walks every flag of both clients through it.
+
+Invariant: a flag of theirs is honoured or refused by name; none is taken and ignored.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+SPELT_OTHERWISE: Mapping[str, tuple[str, Any, str]] = {
+    "--disable-ignore-eos": ("ignore_eos", False, "--no-ignore-eos, as SGLang's client spells it"),
+    "--disable-shuffle": ("shuffle", False, "--no-shuffle, as vLLM's client spells it"),
+    "--disable-tqdm": ("progress", False, "--no-progress, as both clients spell it"),
+    "--skip-chat-template": ("chat_template", False, "--no-chat-template, as vLLM's client spells it"),
+    "--apply-chat-template": ("chat_template", True, "--chat-template, as SGLang's client spells it"),
+    "--tokenize-prompt": ("prompt_form", "ids", "--prompt-form ids, as SGLang's client spells it"),
+    "--no-run-dir": ("run_dir", "", "keep nothing in a folder of its own"),
+}
+"""Flag → (setting, value, help)."""
+
+ANYWAY: Mapping[str, str] = {
+    "--trust-remote-code": "no code of a model's is run here, trusted or not",
+    "--skip-tokenizer-init": "no tokenizer is loaded here unless --tokenizer names one",
+    "--no-stream": "data sets are read whole here",
+    "--no-self-timed": "arrivals are those of the options here",
+    "--cache-report": "cached tokens are always reported here",
+    "--rust-client": "the sockets have a loop of their own here",
+}
+"""Flags without a value that ask for what is done anyway."""
+
+TOKENIZER_MODES = ("auto", "hf")
+
+_LATER = "is for the data set {}, which comes in a later version"
+_PROFILING = "profiles the server, which is its own business: use its profiler beside the run"
+_LORA = "chooses among LoRA modules, which comes in a later version: --served-model-name names one"
+
+_FAMILIES: tuple[tuple[str, str], ...] = (
+    ("--agentic-", _LATER.format("agentic-trace")),
+    ("--asr-", _LATER.format("hf (speech)")),
+    ("--bfcl-", _LATER.format("hf (BFCL)")),
+    ("--blazedit-", _LATER.format("hf (blazedit)")),
+    ("--gsp-", _LATER.format("generated-shared-prefix") + "; bench warm-cache sweeps a shared prefix"),
+    ("--hf-", _LATER.format("hf")),
+    ("--image-", _LATER.format("image")),
+    ("--lora-", _LORA),
+    ("--mooncake-", _LATER.format("mooncake") + "; bench trace replays one"),
+    ("--prefix-repetition-", _LATER.format("prefix_repetition") + "; see --random-prefix-len"),
+    ("--profile-", _PROFILING),
+    ("--random-mm-", _LATER.format("random-mm")),
+    ("--sharegpt-", _LATER.format("sharegpt")),
+    ("--spec-bench-", _LATER.format("spec_bench")),
+    ("--speed-bench-", _LATER.format("speed_bench")),
+    ("--timed-trace-", _LATER.format("timed_trace") + "; bench trace replays traces"),
+)
+_REFUSED: Mapping[str, str] = {
+    "--chat-template-kwargs": "renders templates on the client: give --extra-body "
+    "'{\"chat_template_kwargs\": {…}}' for the server's",
+    "--custom-ensure-client-side-data": "is for images, which come in a later version",
+    "--dataset-offset": "cuts a data set: cut the file",
+    "--disable-stream": "asks for answers in one piece, and nothing can be timed inside those",
+    "--enable-multimodal-chat": "is for images, which come in a later version",
+    "--fake-prefill": "is for SGLang's decode servers: send what they need with --extra-request-body",
+    "--flush-cache-timeout": "is 30 s here: so long a server may take to become idle before it is emptied",
+    "--logprob-start-len": "asks for log probabilities of the prompt: send it with --extra-request-body",
+    "--no-reranker": _LATER.format("random-rerank"),
+    "--pd-separated": "is not needed: the router of such a deployment is the server to ask",
+    "--plot-dataset-stats": "draws a picture, which comes in a later version",
+    "--plot-throughput": "draws a picture, which comes in a later version",
+    "--plot-timeline": "draws a picture, which comes in a later version",
+    "--print-requests": "prints every request: see requests.jsonl in the run's folder",
+    "--probe-request-rate": "sends probes beside the load, which comes in a later version",
+    "--profile": _PROFILING,
+    "--prompt-suffix": "changes the prompts of a file: change the file",
+    "--random-batch-size": _LATER.format("random (embeddings)"),
+    "--random-image-count": _LATER.format("image"),
+    "--return-logprob": "is --logprobs N here",
+    "--return-routed-experts": "makes answers longer than what is timed: send it with --extra-request-body",
+    "--rust-worker-threads": "is --num-workers here",
+    "--self-timed": "takes arrivals from the data set: use bench trace, or --schedule FILE",
+    "--timeline-itl-thresholds": "draws a picture, which comes in a later version",
+    "--token-ids-logprob": "asks for chosen log probabilities: send it with --extra-request-body",
+    "--top-logprobs-num": "is --logprobs N here",
+    "--use-beam-search": "is not honoured: servers have given beam search up, or take it by --extra-body",
+    "--use-trace-timestamps": "takes arrivals from the data set: use bench trace, or --schedule FILE",
+}
+
+BACKENDS: Mapping[str, str] = {
+    "sglang-native": "sglang",
+    "sglang-oai": "openai",
+    "sglang-oai-chat": "openai-chat",
+    "vllm-chat": "openai-chat",
+    "lmdeploy": "openai",
+    "lmdeploy-chat": "openai-chat",
+}
+"""Names of theirs for what `--backend` has under another."""
+
+DEFAULT_PORTS: Mapping[str, int] = {"sglang": 30_000, "vllm": 8_000, "openai": 8_000, "openai-chat": 8_000}
+"""Where their clients look when only a backend is named."""
+
+
+def why_refused(option: str) -> str | None:
+    """The reason a flag of theirs is not honoured, to stand behind its name; None for any other word."""
+    known = _REFUSED.get(option)
+    return known or next((reason for prefix, reason in _FAMILIES if option.startswith(prefix)), None)
+
+
+def add_peer_flags(parser: argparse.ArgumentParser) -> None:
+    """Offer what is spelt otherwise, and what is so anyway."""
+    group = parser.add_argument_group("as vLLM's and SGLang's clients spell it")
+    for flag, (name, value, meaning) in SPELT_OTHERWISE.items():
+        group.add_argument(
+            flag, dest=name, action="store_const", const=value, default=argparse.SUPPRESS, help=meaning
+        )
+    for flag, reason in ANYWAY.items():
+        group.add_argument(
+            flag, action=_Nothing, nargs=0, default=argparse.SUPPRESS, help=f"changes nothing: {reason}"
+        )
+    group.add_argument(
+        "--tokenizer-mode",
+        action=_Nothing,
+        choices=TOKENIZER_MODES,
+        default=argparse.SUPPRESS,
+        help="changes nothing: --tokenizer is always read as Hugging Face's",
+    )
+
+
+class _Nothing(argparse.Action):
+    """Leaves no trace in the namespace: nothing reads it."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        return None
