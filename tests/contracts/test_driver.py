@@ -208,7 +208,7 @@ def test_progress_ends_with_everything_done(subject: Subject) -> None:
     last = seen[-1]
     assert (last.planned, last.sent, last.finished, last.failed, last.tokens) == (3, 3, 3, 1, 8)
     assert (last.in_flight, last.queued, last.peak_in_flight) == (0, 0, 1)
-    assert last.ttft_s is not None and last.itl_s is not None
+    assert last.ttft_s is not None  # ITL need not be: all tokens of a fast answer may come in one read
 
 
 # Any API over HTTP. -------------------------------------------------------------------------------------
