@@ -201,11 +201,16 @@ class Ran:
     cpu_s: float
 
 
-def run_client(command: list[str], *, core: int | None, timeout_s: float = 280.0) -> Ran:
-    """Run a client on `core` to its end."""
+def run_client(command: list[str], *, core: int | None, folder: Path, timeout_s: float = 280.0) -> Ran:
+    """Run a client on `core`, in `folder`, to its end."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
-        [*pinned(core), *command], capture_output=True, text=True, check=False, timeout=timeout_s
+        [*pinned(core), *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout_s,
+        cwd=folder,
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

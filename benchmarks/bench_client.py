@@ -103,7 +103,7 @@ def measure(binary: Path, folder: Path, client: str, load: Load, *, lockstep: bo
                 result=result,
             )
         )
-        ran = run_client(command, core=client_core)
+        ran = run_client(command, core=client_core, folder=folder)
         truth = server.stop().last(load.num_prompts)
     if ran.code or not result.exists():
         sys.exit(f"{shlex.join(command)}\nended with {ran.code}:\n{ran.stdout}\n{ran.stderr}")
@@ -186,7 +186,9 @@ def overload(binary: Path, folder: Path, *, quick: bool) -> dict[str, Any]:
             output_len=output_len,
             result=result,
         )
-        ran = run_client([*shlex.split(words), "--request-rate", str(2 * capacity)], core=client_core)
+        ran = run_client(
+            [*shlex.split(words), "--request-rate", str(2 * capacity)], core=client_core, folder=folder
+        )
     if ran.code:
         sys.exit(f"{words}\nended with {ran.code}:\n{ran.stdout}\n{ran.stderr}")
     reported = json.loads(result.read_text())

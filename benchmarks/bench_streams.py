@@ -44,7 +44,7 @@ def run(
         core=server_core,
         log_capacity=2 * streams * output_len,
     ) as server:
-        ran = run_client(command(server.url, streams, output_len, result), core=client_core)
+        ran = run_client(command(server.url, streams, output_len, result), core=client_core, folder=folder)
         truth = server.stop().last(streams)
     if ran.code or not result.exists():
         sys.exit(f"the client ended with {ran.code}:\n{ran.stdout}\n{ran.stderr}")
@@ -76,6 +76,7 @@ def with_few_files(binary: Path, folder: Path, streams: int) -> str:
             text=True,
             check=False,
             timeout=120,
+            cwd=folder,
             preexec_fn=limit,
         )
         requests = len(server.stop().requests)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from itertools import accumulate
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +17,7 @@ from prefixlab.bench.loadgen.socket_driver import SocketDriver
 from prefixlab.bench.metrics.summary import summarise
 from prefixlab.bench.records.record import Failure, Outcome, Record, check_complete
 from prefixlab.bench.targets.dialects import CompletionsDialect
+from prefixlab.cli.main import main
 from prefixlab.core.block_hash import as_token_ids
 from prefixlab.core.target import TargetRequest
 from tests.bench.misbehaving import BEHAVIOURS, MisbehavingServer, mixed
@@ -181,3 +184,22 @@ def test_everything_at_random_adds_up(open_loop: bool) -> None:
         assert record.failure is BEHAVIOURS[name].failure, (name, record.error)
     metrics = summarise(drive.table, 200, open_loop=open_loop)
     assert metrics.ok + metrics.failed + metrics.cancelled + metrics.unsent == metrics.planned == 200
+
+
+def test_a_whole_bench_serve_over_such_a_server_ends_and_its_result_adds_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with MisbehavingServer(mixed(5)) as server:
+        words = ["bench", "serve", "--backend", "openai", "--base-url", server.url, "--model", "misbehaving"]
+        words += ["--dataset-name", "random", "--random-input-len", "16", "--random-output-len", "8"]
+        words += ["--num-prompts", "80", "--max-concurrency", "40", "--ignore-eos", "--read-timeout-s", "2"]
+        words += ["--save-result", "--result-filename", "result.json"]
+        assert main(words) == 0
+    shown = capsys.readouterr().out
+    result = json.loads(Path("result.json").read_text())
+    parts = [result[name] for name in ("completed", "failed", "cancelled", "unsent")]
+    assert sum(parts) == result["planned"] == 80
+    assert sum(result["failures"].values()) == result["failed"] > 10
+    assert {"stalled", "truncated", "reset", "dropped", "garbage"} & set(result["failures"])
+    assert "Failed requests:" in shown
