@@ -28,7 +28,7 @@ class SimConfig:
     """How long steps take, and what comes out of them, under `--model sim`."""
 
     sim_profile: str = setting(
-        DEFAULT_PROFILE, "step times: a built-in profile, or a JSON file in that format", metavar="NAME|FILE"
+        DEFAULT_PROFILE, "step times: a built-in profile, or a JSON file in that format", metavar="PROFILE"
     )
     sim_step_ms: float | None = setting(None, "time of any step (default: the profile's)")
     sim_prefill_tokens_per_s: float | None = setting(
