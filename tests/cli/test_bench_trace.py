@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,10 @@ def test_a_trace_is_replayed_and_reported(
     assert "Successful requests:                     4" in shown
     assert "Time to First Token from Schedule" in shown
     assert "Verdict:                                 consistent" in shown
+    stamps = "kernel" if sys.platform.startswith("linux") else "process"
+    assert f"Arrival stamps:                          {stamps}" in shown
     (row,) = map(json.loads, output.read_text().splitlines())
+    assert (row["client"]["stamps"], row["client"]["clock_steps"]) == (stamps, 0)
     # By hand: nothing, then blocks 0 and 1, then block 0, then blocks 0 and 2.
     assert row["expected_cached_tokens"] == row["cached_tokens"] == 0 + 32 + 16 + 32
     assert (row["dataset_name"], row["num_prompts"], row["speedup"]) == ("trace", 4, 0.2)

@@ -20,7 +20,7 @@ SEED_KEYS = {
     *(f"{s}_{m}_ms" for s in ("mean", "median", "std", "p90", "p99") for m in ("ttft", "tpot", "itl")),
     *(f"{s}_e2e_latency_ms" for s in ("mean", "median", "std", "p99")), "concurrency",
 }  # fmt: skip
-OUR_KEYS = {"page_size", "expected_cached_tokens", "cached_tokens", "verdict", "repeat"}
+OUR_KEYS = {"client", "page_size", "expected_cached_tokens", "cached_tokens", "verdict", "repeat"}
 SMALL = ["--total-tokens", "100", "--num-prompts", "4", "--output-len", "2", "--pcts", "0,90"]
 
 
@@ -138,6 +138,7 @@ def test_the_engine_in_this_process_is_measured_without_http(
     assert main(["bench", "warm-cache", *words]) == 0
     shown = capsys.readouterr().out
     assert "Backend:                                 in-process" in shown
+    assert "Arrival stamps:                          target" in shown
     assert "note:" not in shown, "nothing to warn of: the engine stamps its own tokens"
 
 

@@ -92,6 +92,7 @@ def show(endpoint: Endpoint, replayed: TraceRun) -> None:
                 ("Block size (tokens):", replayed.trace.block_size),
                 ("Page size (tokens):", endpoint.page_size),
                 ("Traffic request rate:", f"trace, speedup {replayed.speedup:g}"),
+                ("Arrival stamps:", replayed.health.stamps),
             ],
             replayed.metrics,
             replayed.check,

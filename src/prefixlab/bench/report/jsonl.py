@@ -18,7 +18,7 @@ from prefixlab import __version__
 from prefixlab.bench.config.warm_cache import WarmCacheOptions
 from prefixlab.bench.metrics.summary import Metrics, as_result_keys
 from prefixlab.bench.report.environment import machine_name
-from prefixlab.bench.report.points.keys import cache_keys
+from prefixlab.bench.report.points.keys import cache_keys, client_keys
 from prefixlab.bench.runs.trace import TraceRun
 from prefixlab.bench.runs.warm_cache import PointRun
 from prefixlab.bench.targets.endpoint import Endpoint
@@ -56,6 +56,7 @@ def warm_cache_row(run: PointRun, options: WarmCacheOptions, endpoint: Endpoint)
         "salt": run.salt or None,
         "warm_up_cached_tokens": run.warm_up_cached_tokens,
         **measured_keys(run.metrics, run.check),
+        "client": client_keys(run.health),
         "notes": list(run.notes),
     }
 
@@ -74,6 +75,7 @@ def trace_row(run: TraceRun, endpoint: Endpoint) -> dict[str, Any]:
         "cold_start_detail": run.cold_start.detail,
         "salt": run.salt or None,
         **measured_keys(run.metrics, run.check),
+        "client": client_keys(run.health),
         "notes": list(run.notes),
     }
 

@@ -54,6 +54,7 @@ def _block(endpoint: Endpoint, options: WarmCacheOptions, point: PooledPoint) ->
             ("Repeats:", len(point.runs)),
             ("Traffic request rate:", "closed loop"),
             ("Max request concurrency:", options.max_concurrency),
+            ("Arrival stamps:", ", ".join(sorted({run.health.stamps for run in point.runs}))),
         ],
         point.metrics,
         point.check,
