@@ -2,14 +2,12 @@ from __future__ import annotations
 
 import signal
 import threading
-from pathlib import Path
 
 import pytest
 
 from prefixlab.bench.loadgen.driver import Drive, Progress
-from prefixlab.bench.loadgen.in_process import RECORDS_FILE, StreamDriver
+from prefixlab.bench.loadgen.in_process import StreamDriver
 from prefixlab.bench.loadgen.plan import Load, Planned
-from prefixlab.bench.records.line import decode
 from prefixlab.bench.records.record import Failure, Outcome, Record, check_complete
 from prefixlab.core.clock import MonotonicClock
 from prefixlab.core.errors import ConfigError
@@ -51,11 +49,6 @@ def test_closed_loop_with_a_slot_for_every_request_sends_them_all_at_once(slots:
     target = ScriptedTarget(CLOCK, duration_s=0.05)
     assert len(drive(target, [planned(f"r{i}") for i in range(4)], closed(slots)).table) == 4
     assert target.peak_in_flight == 4
-
-
-def test_nothing_planned_is_nothing_done() -> None:
-    done = drive(ScriptedTarget(CLOCK), [], closed(2))
-    assert (done.records, done.duration_s) == ([], 0.0)
 
 
 def test_a_turn_comes_when_the_answer_before_it_ended() -> None:
@@ -153,14 +146,6 @@ def test_an_interrupted_run_still_accounts_for_every_request(load: Load, number:
     check_complete(done.records, 5)
     assert [r.outcome for r in by_id(done)] == [Outcome.CANCELLED] * 2 + [Outcome.UNSENT] * 3
     assert signal.getsignal(number) is before
-
-
-def test_records_appear_as_lines_in_the_folder(tmp_path: Path) -> None:
-    target = ScriptedTarget(CLOCK, failing=["r1"])
-    done = StreamDriver(target, CLOCK).run([planned(f"r{i}") for i in range(3)], closed(1), folder=tmp_path)
-    lines = (tmp_path / RECORDS_FILE).read_bytes().splitlines(keepends=True)
-    assert [decode(line).request_id for line in lines] == [r.request_id for r in done.records]
-    assert [decode(line).outcome for line in lines] == [r.outcome for r in done.records]
 
 
 def test_progress_adds_up_and_ends_with_everything_done() -> None:
