@@ -2,7 +2,7 @@
 
 Owns the state of a request between its turn and its ending, and the hot path: a read in the middle of a
 stream costs the read, four appends and a look at its last bytes. Framing is parsed when these look like an
-end, when the stream falls silent, and when it breaks off; content never. Retries and slots are the loop's.
+end, a few times a second, and when the stream breaks off; content never. Retries and slots are the loop's.
 
 Invariant: `on_end` is called exactly once per attempt, and no handler of the attempt is called after it.
 """
@@ -23,8 +23,9 @@ from prefixlab.bench.loadgen.sockets.poller import Handler
 from prefixlab.bench.loadgen.sockets.stamps import monotonic_ns
 from prefixlab.bench.loadgen.wire import ResponseParser, WireError
 
-SILENCE_NS = 1_000_000_000
-"""A stream silent for so long is parsed up to where it is: it may have ended in an unusual way."""
+LOOK_NS = 250_000_000
+"""How often a stream is parsed up to where it is, so that little is left to do when it ends, and an end that
+could not be seen in its last bytes is noticed."""
 
 _END_OF_CHUNKED = b"\r\n\r\n"
 _NOT_AN_END = b"\r\n\r\n\r\n"
@@ -345,7 +346,7 @@ class Exchange:
         """See whether time has run out, or the answer ended unnoticed. When to look again, if neither."""
         limits, answer, connection = self._limits, self.answer, self._connection
         assert connection is not None
-        again_ns = now_ns + min(SILENCE_NS, limits.read_ns)
+        again_ns = now_ns + min(LOOK_NS, limits.read_ns)
         if limits.total_ns is not None:
             deadline_ns = self.begun_ns + limits.total_ns
             if now_ns >= deadline_ns:
@@ -370,10 +371,7 @@ class Exchange:
                 silent = f"silent for {limits.read_ns / 1e9:g} s after {self._so_far()}"
                 self._fail(Ending.STALLED, silent)
                 return again_ns
-            if self._num_parsed < len(self._pieces):
-                if now_ns < last_ns + SILENCE_NS:
-                    again_ns = min(again_ns, last_ns + SILENCE_NS)
-                elif self._catch_up():
-                    self._go_on()
-                    self._see_end()
+            if self._num_parsed < len(self._pieces) and self._catch_up():
+                self._go_on()
+                self._see_end()
         return min(again_ns, deadline_ns)

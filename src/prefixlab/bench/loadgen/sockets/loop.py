@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import heapq
 import itertools
+from collections import deque
 from collections.abc import Callable
 
 from prefixlab.bench.loadgen import capture
@@ -30,6 +31,8 @@ TICK_NS = 50_000_000
 """How often clocks are sampled, counters published and time-outs looked at."""
 _MAX_STARTS = 32
 """Requests begun before events are looked at again, so that a burst does not make the loop deaf."""
+_MAX_LOOKS = 8
+"""Streams looked at between two rounds of events, for the same reason."""
 _MAX_DETAIL = 500
 
 
@@ -68,6 +71,7 @@ class Loop:
         self._waiting: list[tuple[int, int, Exchange]] = []  # heap: when to try again, tie-break, who
         self._tie_break = itertools.count()
         self._deadlines: Deadlines[Exchange] = Deadlines(monotonic_ns())
+        self._to_look_at: deque[Exchange] = deque()
         self._clock = ClockSample(0, 0, 0)
         self._next_tick_ns = 0
         self._starting = False
@@ -84,7 +88,9 @@ class Loop:
                     self._start_due()
                 if now_ns >= self._next_tick_ns:
                     self._tick(now_ns)
-                next_ns = self._next_start_ns(now_ns)
+                if self._to_look_at:
+                    self._look_at_some(now_ns)
+                next_ns = now_ns if self._to_look_at else self._next_start_ns(now_ns)
                 if next_ns == NOT_YET_NS and not self._in_flight:
                     break
                 self._poller.dispatch(min(next_ns, self._next_tick_ns))
@@ -206,11 +212,15 @@ class Loop:
     def _tick(self, now_ns: int) -> None:
         self._next_tick_ns = now_ns + TICK_NS
         self._sample_clocks()
-        for exchange in self._deadlines.due(now_ns):
-            again_ns = exchange.look(now_ns)
+        self._to_look_at.extend(self._deadlines.due(now_ns))
+        self._publish(now_ns)
+
+    def _look_at_some(self, now_ns: int) -> None:
+        for _ in range(min(_MAX_LOOKS, len(self._to_look_at))):
+            exchange = self._to_look_at.popleft()
+            again_ns = exchange.look(now_ns) if exchange.is_under_way else now_ns
             if exchange.is_under_way:
                 self._deadlines.set(exchange, again_ns)
-        self._publish(now_ns)
 
     def _sample_clocks(self) -> None:
         self._clock = sample_clocks()
