@@ -176,10 +176,20 @@ def test_stamps_that_contradict_the_process_give_way_to_it() -> None:
 def test_the_offset_of_the_clocks_is_interpolated() -> None:
     clock = StampClock()
     clock.add(ClockSample(START_NS, WALL_NS, 100))
-    clock.add(ClockSample(START_NS + 20_000_000, WALL_NS + 8000, 100))  # 400 ppm
+    clock.add(ClockSample(START_NS + 2_000_000_000, WALL_NS + 800_000, 100))  # 400 ppm
+    assert clock.drift_ppm == pytest.approx(400)
     what = answer(*WHOLE, kernel=True, lag_ns=400_000)
     arrivals = record_of(what, clock=clock).arrivals_s
     assert in_ms(arrivals) == pytest.approx([12 - 0.0048, 13 - 0.0052, 14 - 0.0056], abs=1e-5)
+
+
+def test_a_day_of_clock_samples_is_as_quick_to_convert_by_as_an_hour() -> None:
+    clock = StampClock()
+    for tick in range(20 * 60):
+        clock.add(ClockSample(START_NS + tick * 50_000_000, WALL_NS + tick % 7, 100))
+    assert len(clock._kept) == 60
+    assert clock.num_steps == 0
+    assert record_of(answer(*WHOLE, kernel=True), clock=clock).kernel_stamps
 
 
 @pytest.mark.parametrize("step_ns", [-1_000_000_000, -70_000, 70_000, 1_000_000_000])

@@ -51,7 +51,8 @@ class Drive:
     """What came of a run.
 
     Attributes:
-        table: one row per planned request, in the order they ended; times from the run's start (start = 0).
+        table: one row per planned request, those of a client process in the order they ended; times from the
+            run's start (start = 0).
         duration_s: from the run's start to the end of the last stream.
         interrupted: ended by Ctrl-C or SIGTERM; what was in flight is cancelled, the rest unsent.
     """

@@ -15,7 +15,9 @@ Worker w of W sends the rows i with i % W == w. Protocol of a worker process (`w
 folder, w): it prints `ready`, waits for `go <start_ns>` (monotonic) on stdin, runs, prints its health as one
 JSON line, and exits 0. SIGTERM makes it cancel what is in flight, mark the rest unsent, and end the same way.
 
-Invariant: the folder holds all that is needed to send the rest of the plan after a crash.
+Job, start and records stay when the run is over (`tidy`).
+
+Invariant: until then, what a crash leaves in the folder is enough for a record of every answer that came.
 """
 
 from __future__ import annotations
@@ -88,6 +90,13 @@ def progress_path(folder: Path, worker: int) -> Path:
 
 def records_path(folder: Path, worker: int) -> Path:
     return folder / f"records-{worker}.jsonl"
+
+
+def tidy(folder: Path) -> None:
+    """Remove what nobody needs once every answer has its line. The plan may hold a key."""
+    for pattern in ("plan.*", TEMPLATES, "capture-*.bin", "progress-*.bin"):
+        for path in folder.glob(pattern):
+            path.unlink()
 
 
 def write_plan(folder: Path, plan: Iterable[Planned], on_wire: Callable[[TargetRequest], bytes]) -> int:

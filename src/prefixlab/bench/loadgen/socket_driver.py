@@ -70,7 +70,6 @@ class SocketDriver:
         reuse_connections: bool = True,
         verify_tls: bool = True,
         kernel_stamps: bool = True,
-        segment: int = 0,
     ) -> None:
         address = Address(url, dialect.path if path is None else path)
         self._clock: Clock = MonotonicClock()
@@ -95,7 +94,6 @@ class SocketDriver:
             total_timeout_ns=None if total_timeout_s is None else _nanoseconds(total_timeout_s),
             reuse_connections=reuse_connections,
             kernel_stamps=kernel_stamps,
-            segment=segment,
         )
 
     def run(
@@ -122,9 +120,7 @@ class SocketDriver:
                 health = run.in_fleet()
             table = run.account()
             run.report()
-            for pattern in ("capture-*.bin", "progress-*.bin", "plan.*", "templates.bin"):
-                for path in folder.glob(pattern):
-                    path.unlink()
+            jobs.tidy(folder)
         ended_s = table.last_s[np.isfinite(table.last_s)]
         return Drive(table, float(ended_s.max(initial=0.0)), health, run.interrupted)
 

@@ -22,13 +22,16 @@ from prefixlab.core.errors import ConfigError
 def recover(folder: Path) -> int:
     """Turn the captures of a run's folder into the lines that are missing; returns how many it wrote.
 
-    Torn tails of captures and of lines, which a kill leaves, are passed over.
+    The captures and the plan are removed then. Torn tails of captures and of lines, which a kill leaves, are
+    passed over.
 
     Raises:
         ConfigError: `folder` is not that of a run, or a file in it is not what its name says.
     """
     job = jobs.read_job(folder)
-    return sum(recover_worker(folder, worker, job)[0] for worker in range(job.num_workers))
+    count = sum(recover_worker(folder, worker, job)[0] for worker in range(job.num_workers))
+    jobs.tidy(folder)
+    return count
 
 
 def recover_worker(folder: Path, worker: int, job: Job) -> tuple[int, ClientHealth]:

@@ -68,7 +68,7 @@ class CaptureTail:
                 whole = isinstance(frame, End)
         if whole or last_call:
             yield from self._ready(everything=True)
-        self.ended = whole
+        self.ended = self.ended or whole
 
     @property
     def health(self) -> ClientHealth:
