@@ -204,6 +204,23 @@ class RecordTable:
                 columns[field.name] = getattr(self, field.name)[rows]
         return RecordTable(**columns)
 
+    def slice(self, start: int, stop: int) -> RecordTable:
+        """Rows `start` to `stop`, without copying their columns."""
+        low, high = int(self.arrival_start[start]), int(self.arrival_start[stop])
+        columns: dict[str, Any] = {
+            "arrival_start": self.arrival_start[start : stop + 1] - low,
+            "arrivals_s": self.arrivals_s[low:high],
+            "counts": self.counts[low:high],
+            "errors": {row - start: e for row, e in self.errors.items() if start <= row < stop},
+        }
+        for name in LABELS:
+            label: Labels = getattr(self, name)
+            columns[name] = Labels(label.codes[start:stop], label.names)
+        for field in fields(self):
+            if field.name not in columns:
+                columns[field.name] = getattr(self, field.name)[start:stop]
+        return RecordTable(**columns)
+
     def to_records(self) -> list[Record]:
         """The rows as objects: for runs of thousands, not of millions."""
         columns: dict[str, Sequence[Any]] = {
