@@ -72,6 +72,11 @@ class Run:
         client = self.reported.get("client") or {}
         return client["merged_reads"] / client["reads"] if client.get("reads") else None
 
+    def of_client(self, name: str, factor: float = 1.0) -> float | None:
+        """A figure of the client's own health, where the client has it."""
+        value = (self.reported.get("client") or {}).get(name)
+        return None if value is None else value * factor
+
     @property
     def worst_itl_error_ms(self) -> float:
         return max(abs(error) for name, error in self.errors_ms.items() if name.endswith("itl"))
@@ -118,6 +123,12 @@ def measure(binary: Path, folder: Path, client: str, load: Load, *, lockstep: bo
     return Run(errors_ms, true_ms, reported, truth, ran.cpu_s, len(truth.entries))
 
 
+def known(values: list[float | None]) -> str:
+    """The median of what is known."""
+    there = [value for value in values if value is not None]
+    return f"{np.median(there):,.2f}" if there else "n/a"
+
+
 def row(client: str, load: Load, runs: list[Run]) -> list[object]:
     """Medians over repeats; the spread is in the JSON."""
     merged = [run.merged_share for run in runs if run.merged_share is not None]
@@ -128,6 +139,8 @@ def row(client: str, load: Load, runs: list[Run]) -> list[object]:
         f"{np.median(merged):.2%}" if merged else "n/a",
         f"{np.median([run.truth.peak_tokens_per_s for run in runs]):,.0f}",
         f"{np.median([run.cpu_s / run.num_tokens for run in runs]) * 1e6:,.1f}",
+        known([run.of_client("cpu_s", 1e6 / run.num_tokens) for run in runs]),
+        known([run.of_client("read_lag_p99_ms") for run in runs]),
         f"{np.median([run.truth.facts['late_p99_ms'] for run in runs]):,.2f}",
     ]
 
@@ -138,6 +151,8 @@ HEADERS = [
     "merged",
     "tokens/s (peak)",
     "CPU/token, µs",
+    "loop alone",
+    "read lag p99, ms",
     "server late p99, ms",
 ]
 
@@ -208,6 +223,14 @@ def held(run: Run) -> bool:
     return run.worst_itl_error_ms <= ITL_LIMIT_MS and (merged is None or merged <= MERGED_LIMIT)
 
 
+def why_it_broke(load: Load, runs: list[Run]) -> str:
+    late_ms = max(run.truth.facts["late_p99_ms"] for run in runs)
+    words = f"broke at {load.tokens_per_s:,.0f} tokens/s"
+    if late_ms <= 1000 / load.tokens_per_s_each:
+        return words
+    return f"{words}, where the server was {late_ms:,.0f} ms late: what it writes in bunches comes in bunches"
+
+
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--quick", action="store_true", help="one repeat: under a minute")
@@ -244,12 +267,12 @@ def main() -> None:
             ladder.append((load, []))
             for _ in range(min(repeats, 2)):
                 ladder[-1][1].append(measure(binary, folder, PREFIXLAB, load, lockstep=args.lockstep))
-        broken = [load for load, found in ladder if not all(map(held, found))]
+        broken = [(load, found) for load, found in ladder if not all(map(held, found))]
         holding = [load.tokens_per_s for load, found in ladder if all(map(held, found))]
         if ladder:
             print_table(HEADERS, [row(OURS, load, found) for load, found in ladder])
             print(f"held up to {max(holding, default=0):,.0f} tokens/s on one core")
-            print(f"broke at {broken[0].tokens_per_s:,.0f} tokens/s" if broken else "did not break")
+            print(why_it_broke(*broken[0]) if broken else "did not break")
         overloaded = overload(binary, folder, quick=args.quick)
         print("\nopen loop at twice what the server carries:")
         print_table(["figure", ""], [[name, value] for name, value in overloaded.items()])
@@ -261,7 +284,7 @@ def main() -> None:
         "ladder": [as_json(OURS, load, found) for load, found in ladder],
         "held_tokens_per_s": rounded(max(holding, default=0.0)),
         "overload": overloaded,
-        "broke_at_tokens_per_s": rounded(broken[0].tokens_per_s) if broken else None,
+        "broke_at_tokens_per_s": rounded(broken[0][0].tokens_per_s) if broken else None,
     }
     write_json(args.json, document)
 

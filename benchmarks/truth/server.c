@@ -110,6 +110,20 @@ static int64_t clock_ns(clockid_t clock) {
     return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
+/* The wall clock against the monotonic one: the narrowest of a few brackets, as this process may be put aside
+ * between two readings. */
+static int64_t wall_offset_ns(void) {
+    int64_t offset = 0, narrowest = INT64_MAX;
+    for (int i = 0; i < 4; i++) {
+        int64_t before = clock_ns(CLOCK_MONOTONIC), wall = clock_ns(CLOCK_REALTIME), after = clock_ns(CLOCK_MONOTONIC);
+        if (after - before < narrowest) {
+            narrowest = after - before;
+            offset = wall - (before + after) / 2;
+        }
+    }
+    return offset;
+}
+
 static void *grown(void *old, size_t size) {
     void *new = realloc(old, size);
     if (!new) die("memory");
@@ -395,7 +409,7 @@ static bool begin_stream(int fd, const char *head, const char *body, size_t len,
     }
     struct request r = {.kernel_ns = kernel_ns, .connection = fd};
     r.read_ns = clock_ns(CLOCK_MONOTONIC);
-    r.arrived_ns = kernel_ns ? r.read_ns - (clock_ns(CLOCK_REALTIME) - kernel_ns) : r.read_ns;
+    r.arrived_ns = kernel_ns ? kernel_ns - wall_offset_ns() : r.read_ns;
     r.num_tokens = number(body, len, LIMITS, opt.tokens);
     if (!r.num_tokens) r.num_tokens = 1;
     const char *id = header(head, body, "x-request-id");

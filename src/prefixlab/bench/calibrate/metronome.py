@@ -19,7 +19,6 @@ import os
 import resource
 import select
 import socket
-import struct
 import sys
 import time
 from collections import deque
@@ -28,11 +27,12 @@ from typing import Annotated
 
 import msgspec
 
+from prefixlab.bench.loadgen.sockets.stamps import TIMESPEC, sample_clocks
+
 SO_TIMESTAMPNS = getattr(socket, "SO_TIMESTAMPNS", 35)
 WRITES_PER_TURN = 64
 """Then look for new requests, also when the schedule cannot be kept."""
 
-_TIMESPEC = struct.Struct("qq")
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 _REFUSAL = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 
@@ -167,7 +167,7 @@ class Metronome:
 
     def _receive(self, connection: _Connection) -> None:
         try:
-            data, ancillary, _, _ = connection.sock.recvmsg(1 << 20, 64)
+            data, ancillary, _, _ = connection.sock.recvmsg(1 << 16, 64)
         except BlockingIOError:
             return
         except OSError:
@@ -194,8 +194,8 @@ class Metronome:
         arrived_ns = read_ns = time.monotonic_ns()
         for level, kind, value in ancillary:
             if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS:
-                seconds, nanoseconds = _TIMESPEC.unpack(value[: _TIMESPEC.size])
-                arrived_ns = read_ns - (time.time_ns() - seconds * 1_000_000_000 - nanoseconds)
+                seconds, nanoseconds = TIMESPEC.unpack(value)
+                arrived_ns = seconds * 1_000_000_000 + nanoseconds - sample_clocks().offset_ns
         connection.stream = Stream(asked.user, arrived_ns, 0, [])
         connection.left = asked.max_tokens
         connection.pieces = _pieces(asked.max_tokens)
