@@ -9,12 +9,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from prefixlab.bench.loadgen.driver import Drive, Progress
 from prefixlab.bench.loadgen.job import Job
 from prefixlab.bench.loadgen.plan import Load, Planned
-from prefixlab.bench.loadgen.socket_driver import SocketDriver, default_num_workers, pace
+from prefixlab.bench.loadgen.progress import Counter as Count
+from prefixlab.bench.loadgen.socket_driver import SocketDriver, default_num_workers, pace, sum_up
 from prefixlab.bench.records.record import Failure, Outcome, check_complete
 from prefixlab.bench.targets.dialects import CompletionsDialect
 from prefixlab.core.target import TargetRequest
@@ -93,6 +95,16 @@ def test_there_is_a_worker_for_a_thousand_streams_and_a_core_for_the_decoders(
     assert [default_num_workers(n) for n in (1, 1024, 1025, 7000, 10**6)] == [1, 1, 2, 7, 7]
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
     assert default_num_workers(10**6) == 1
+
+
+def test_progress_sums_over_workers_and_guesses_what_decoders_have_not_come_to() -> None:
+    one, two = (np.zeros(len(Count), np.int64) for _ in range(2))
+    assert sum_up([one, two], 9, 1.0).ttft_s is None
+    one[[Count.ENDED, Count.DECODED, Count.TOKENS, Count.PIECES]] = 5, 2, 200, 7
+    two[[Count.ENDED, Count.DECODED, Count.TTFT_SUM_NS, Count.TTFT_COUNT]] = 2, 2, 30_000_000, 2
+    seen = sum_up([one, two], 9, 1.0)
+    assert (seen.planned, seen.finished, seen.tokens) == (9, 7, 200 + 7 + 3 * 50)
+    assert seen.ttft_s == pytest.approx(0.015)
 
 
 def test_a_fleet_that_is_interrupted_ends_in_order(fake_server: FakeServer) -> None:

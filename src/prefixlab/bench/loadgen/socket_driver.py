@@ -223,7 +223,7 @@ class _Run:
         """Tell how far it is."""
         if self._on_progress is not None and self._start_ns is not None:
             elapsed_s = self._clock.now() - self._start_ns / 1e9
-            self._on_progress(_sum_up(self._counters, self._num_planned, elapsed_s))
+            self._on_progress(sum_up(self._counters, self._num_planned, elapsed_s))
 
     def _read(self) -> RecordTable:
         paths = [jobs.records_path(self._folder, worker) for worker in range(self._job.num_workers)]
@@ -269,8 +269,15 @@ class _Run:
             thread.join()
 
 
-def _sum_up(counters: Sequence[Counters], num_planned: int, elapsed_s: float) -> Progress:
+def sum_up(counters: Sequence[Counters], num_planned: int, elapsed_s: float) -> Progress:
+    """How far a run is, from the counters of its workers and decoders.
+
+    A decoder may be behind, as it runs when nobody else wants to: answers it has not come to count as many
+    tokens as those before them had on average, so that a figure on the screen does not fall back.
+    """
     sums = np.sum(counters, axis=0).tolist()
+    behind = max(0, sums[Counter.ENDED] - sums[Counter.DECODED])
+    mean_tokens = sums[Counter.TOKENS] / max(1, sums[Counter.DECODED])
 
     def mean_s(total_ns: Counter, count: Counter) -> float | None:
         return sums[total_ns] / sums[count] / 1e9 if sums[count] else None
@@ -281,7 +288,7 @@ def _sum_up(counters: Sequence[Counters], num_planned: int, elapsed_s: float) ->
         due=sums[Counter.DUE],
         sent=sums[Counter.SENT],
         first=sums[Counter.FIRST],
-        tokens=sums[Counter.TOKENS] + sums[Counter.PIECES],
+        tokens=sums[Counter.TOKENS] + sums[Counter.PIECES] + round(behind * mean_tokens),
         finished=sums[Counter.ENDED],
         failed=sums[Counter.FAILED],
         in_flight=sums[Counter.IN_FLIGHT],
