@@ -15,6 +15,8 @@ from prefixlab.core.config import setting
 from prefixlab.core.errors import ConfigError
 
 METRICS = ("ttft", "tpot", "itl", "e2el")
+ALWAYS_TOLD = ("client_queue_time", "e2el_including_client_queue")
+"""vLLM's names of what is told in any open loop: send lag, and E2E from the schedule."""
 STYLES = ("vllm", "table", "json")
 RUNS = Path("runs")
 NO_FOLDER = ""
@@ -73,11 +75,12 @@ class ReportConfig:
         return self.save_result or self.append_result or self.output_file is not None
 
     def metrics(self) -> tuple[str, ...]:
-        names = tuple(name.strip() for name in self.percentile_metrics.split(","))
+        """Those to show, but for what is always shown."""
+        names = [name.strip() for name in self.percentile_metrics.split(",")]
         for name in names:
-            if name not in METRICS:
+            if name not in (*METRICS, *ALWAYS_TOLD):
                 raise ConfigError(f"--percentile-metrics takes {', '.join(METRICS)}, not {name!r}")
-        return names
+        return tuple(name for name in names if name in METRICS)
 
     def percentiles(self) -> tuple[float, ...]:
         try:

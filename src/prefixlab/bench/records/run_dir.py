@@ -19,7 +19,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -40,7 +40,7 @@ class Segment:
     """A stretch of a run.
 
     Attributes:
-        number: as in every record of it.
+        number: 0, 1, … in the order they were begun.
         folder: the driver's.
         about: what it was.
     """
@@ -58,9 +58,8 @@ class Segment:
         return sorted(self.folder.glob("records-*.jsonl"))
 
     def table(self) -> RecordTable:
-        """Its records so far, under this segment's number."""
-        table = RecordTable.read(self.record_files())
-        return replace(table, segment=np.full(len(table), self.number, dtype=np.int64))
+        """Its records so far."""
+        return RecordTable.read(self.record_files())
 
 
 class RunDir:

@@ -70,6 +70,11 @@ class _Repeat:
     tables: list[RecordTable] = field(default_factory=list)
     spent_s: float = 0.0
 
+    def keep(self, table: RecordTable) -> None:
+        """The records of one more stretch of it."""
+        number = np.full(len(table), len(self.tables), dtype=np.int64)
+        self.tables.append(replace(table, segment=number))
+
     @property
     def table(self) -> RecordTable:
         return settled(self.tables)
@@ -105,7 +110,6 @@ class ServeRun:
         self._health: list[ClientHealth] = []
         self._notes: list[str] = []
         self._salt = 0
-        self._num_segments = 0
         self._interrupted = False
 
     def run(self) -> PointResult:
@@ -140,19 +144,20 @@ class ServeRun:
 
     def _take_up(self, repeats: list[_Repeat]) -> None:
         """What an earlier process left in the folder."""
+        earlier = 0
         for segment in [] if self._folder is None else self._folder.segments():
             repeat = repeats[int(segment.about["repeat"])]
             if (segment.folder / JOB_FILE).exists():  # its process may have been killed before it was read
                 recover(segment.folder)
             table = segment.table()
-            repeat.tables.append(table)
+            repeat.keep(table)
             repeat.spent_s += float(np.nanmax(table.last_s, initial=0.0))
             self._salt = int(segment.about["salt"])
-            self._num_segments += 1
+            earlier += 1
             if "health" in segment.about:
                 self._health.append(ClientHealth.from_json(str(segment.about["health"])))
-        if self._num_segments:
-            self._notes.append(f"resumed: {self._num_segments} earlier stretches of this run are part of it")
+        if earlier:
+            self._notes.append(f"resumed: the run was broken off {earlier} time{'s' if earlier > 1 else ''}")
 
     def _warm_up(self, planned: Outline) -> None:
         self._watcher.describe("warming up")
@@ -177,7 +182,7 @@ class ServeRun:
             known = set(repeat.table.request_id)
             missing = rest_of(self._asker.requests(repeat.outline, repeat.number, self._salt), known)
             if len(known) < repeat.outline.num_requests:
-                repeat.tables.append(RecordTable.of(planned.unsent(planned.offset_s) for planned in missing))
+                repeat.keep(RecordTable.of(planned.unsent(planned.offset_s) for planned in missing))
             return
         if self._cold:
             self._start_cold(repeat)
@@ -209,9 +214,7 @@ class ServeRun:
         )
 
     def _end(self, repeat: _Repeat, segment: Segment | None, drive: Drive) -> None:
-        number = np.full(len(drive.table), self._num_segments, dtype=np.int64)
-        repeat.tables.append(replace(drive.table, segment=number))
-        self._num_segments += 1
+        repeat.keep(drive.table)
         self._health.append(drive.health)
         self._interrupted = drive.interrupted
         if segment is not None and self._folder is not None:

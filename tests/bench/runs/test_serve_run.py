@@ -1,0 +1,378 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prefixlab.bench.config.dataset import DatasetConfig, SamplingConfig
+from prefixlab.bench.config.load import LoadConfig
+from prefixlab.bench.config.serve import RequestConfig, ServeConfig
+from prefixlab.bench.metrics.point import PointResult
+from prefixlab.bench.records.record import Outcome
+from prefixlab.bench.records.run_dir import RunDir
+from prefixlab.bench.runs import files
+from prefixlab.bench.runs.serve import ServeRun
+from prefixlab.bench.targets.control import FlushAnswer, ServerFacts
+from prefixlab.bench.targets.endpoint import Endpoint
+from prefixlab.bench.verdict import Verdict
+from prefixlab.bench.workloads.tokens import Vocabulary
+from prefixlab.bench.workloads.wording import IdWording
+from prefixlab.bench.workloads.words import WordWording
+from prefixlab.core.errors import ConfigError, TargetError
+from tests.bench.virtual_driver import Killed, VirtualDriver
+
+FACTS = ServerFacts("fake", model="m", page_size=16, vocab_size=4096, max_model_len=500)
+
+
+@dataclass
+class FakeControl:
+    """A server that can, or cannot, be emptied."""
+
+    can_flush: bool = True
+    flushes: int = 0
+
+    def facts(self) -> ServerFacts:
+        return FACTS
+
+    def flush(self) -> FlushAnswer:
+        self.flushes += 1
+        return FlushAnswer(self.can_flush, "asked")
+
+    def metrics_text(self) -> str | None:
+        return f"flushes {self.flushes}\n"
+
+
+@dataclass
+class Server:
+    driver: VirtualDriver = field(default_factory=VirtualDriver)
+    control: FakeControl = field(default_factory=FakeControl)
+    backend: str = "sglang"
+
+    def endpoint(self, **fields: Any) -> Endpoint:
+        return Endpoint(
+            **{
+                "url": "http://x",
+                "backend": self.backend,
+                "model": "m",
+                "driver": self.driver,
+                "num_workers": None,
+                "control": self.control,
+                "facts": FACTS,
+                "warnings": (),
+                "wording": IdWording(Vocabulary.of_size(4096, "for the test")),
+                "page_size": 16,
+                "expects_miss": None,
+                "ignore_eos": True,
+                "extra_body": {},
+                **fields,
+            }
+        )
+
+
+def settings(num_prompts: int | None = 20, **load: Any) -> ServeConfig:
+    return ServeConfig(
+        dataset=DatasetConfig(num_prompts=num_prompts, random_input_len=40, random_output_len=4),
+        load=LoadConfig(**{"max_concurrency": 4, **load}),
+    )
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Callable[[], RunDir]:
+    path = tmp_path / "run"
+
+    def open_or_create() -> RunDir:
+        return RunDir.open(path) if path.exists() else RunDir.create(path, {"verb": "bench serve"})
+
+    return open_or_create
+
+
+def counts(result: PointResult) -> tuple[int, int, int, int, int]:
+    metrics = result.metrics
+    return metrics.planned, metrics.ok, metrics.failed, metrics.cancelled, metrics.unsent
+
+
+def prompts_of(server: Server, run: int = -1) -> list[list[int]]:
+    planned, _ = server.driver.runs[run]
+    found = []
+    for one in planned:
+        assert one.request.prompt_token_ids is not None
+        found.append(one.request.prompt_token_ids.tolist())
+    return found
+
+
+def test_every_planned_request_is_sent_once_and_accounted_for() -> None:
+    server = Server(VirtualDriver(failing=frozenset({"3", "7"})))
+    result = ServeRun(server.endpoint(), settings()).run()
+    assert counts(result) == (20, 18, 2, 0, 0)
+    ((planned, load),) = server.driver.runs
+    assert [one.request.request_id for one in planned] == [str(number) for number in range(20)]
+    assert (load.open_loop, load.max_concurrency) == (False, 4)
+    assert "2 of 20 requests failed, first: it broke" in result.notes
+    assert result.check.verdict is Verdict.CONSISTENT, "random prompts share nothing"
+
+
+def test_with_a_rate_requests_go_at_their_times() -> None:
+    server = Server()
+    config = settings(5, max_concurrency=None, request_rate=10.0, burstiness=math.inf)
+    result = ServeRun(server.endpoint(), config).run()
+    ((planned, load),) = server.driver.runs
+    assert load.open_loop and [one.offset_s for one in planned] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+    assert result.settings.open_loop and result.settings.arrivals == "constant, 10 req/s"
+
+
+def test_a_shared_prefix_is_expected_to_be_found_by_all_but_the_first() -> None:
+    server = Server()
+    config = settings()
+    config = replace(config, dataset=replace(config.dataset, random_prefix_len=33))
+    result = ServeRun(server.endpoint(), config).run()
+    planned, _ = server.driver.runs[0]
+    assert [one.num_expected_cached_tokens for one in planned] == [0] + [32] * 19
+    assert {tuple(prompt[:33]) for prompt in prompts_of(server)} == {tuple(prompts_of(server)[0][:33])}
+    assert result.check.verdict is Verdict.LESS
+    assert any("ideal cache" in note for note in result.notes)
+
+
+def test_warm_ups_are_not_measured_and_warm_nothing_that_is() -> None:
+    server = Server()
+    config = settings(num_warmups=3)
+    config = replace(config, dataset=replace(config.dataset, random_prefix_len=16))
+    result = ServeRun(server.endpoint(), config).run()
+    assert len(result.table) == 20 and len(server.driver.runs) == 2
+    firsts = {prompt[0] for prompt in prompts_of(server, 1)}
+    assert not firsts & {prompt[0] for prompt in prompts_of(server, 0)}
+    assert [len(prompt) for prompt in prompts_of(server, 0)] == [56] * 3
+
+
+def test_a_failing_warm_up_ends_the_run_before_it_measures() -> None:
+    server = Server(VirtualDriver(failing=frozenset({"warm-up-1"})))
+    with pytest.raises(TargetError, match="a warm-up request failed: it broke"):
+        ServeRun(server.endpoint(), settings(num_warmups=2)).run()
+    assert len(server.driver.runs) == 1
+
+
+def test_repeats_send_other_prompts_each_time_and_are_told_apart() -> None:
+    server = Server()
+    result = ServeRun(server.endpoint(), settings(repeats=3)).run()
+    assert counts(result) == (60, 60, 0, 0, 0)
+    assert len(result.runs) == 3 and set(result.table.segment.tolist()) == {0, 1, 2}
+    firsts = [{prompt[0] for prompt in prompts_of(server, run)} for run in range(3)]
+    assert firsts[0] != firsts[1] != firsts[2]
+    assert len(set(result.table.request_id)) == 60 and result.table.request_id[0].startswith("repeat0-")
+
+
+def test_a_cold_start_empties_the_cache_before_every_repeat() -> None:
+    server = Server()
+    result = ServeRun(server.endpoint(), settings(repeats=2), cold=True).run()
+    assert server.control.flushes == 2
+    # The virtual server never reports a hit, so a miss proves nothing.
+    assert any(note.startswith("cold start assumed") for note in result.notes)
+
+
+def test_a_server_that_cannot_be_emptied_gets_prompts_it_never_saw() -> None:
+    def prompts() -> list[list[int]]:
+        server = Server(control=FakeControl(can_flush=False))
+        result = ServeRun(server.endpoint(), settings(), cold=True).run()
+        assert any(note.startswith("cold start salted") for note in result.notes)
+        return prompts_of(server)
+
+    first, second = prompts(), prompts()
+    assert first != second and [len(p) for p in first] == [len(p) for p in second]
+
+
+def test_prompts_depend_on_the_seed_and_the_points_own_settings() -> None:
+    def prompts(config: ServeConfig) -> list[list[int]]:
+        server = Server()
+        ServeRun(server.endpoint(), config).run()
+        return prompts_of(server)
+
+    base = prompts(settings())
+    assert prompts(settings()) == base
+    assert prompts(settings(num_warmups=2, retries=1)) == base
+    assert prompts(settings(10)) == base[:10]
+    assert prompts(settings(max_concurrency=5)) != base
+    assert prompts(replace(settings(), dataset=replace(settings().dataset, seed=1))) != base
+
+
+def test_a_run_interrupted_goes_on_and_counts_as_an_unbroken_one(run_dir: Callable[[], RunDir]) -> None:
+    server = Server(VirtualDriver(failing=frozenset({"2"}), stop_after=7))
+    with run_dir() as folder:
+        files.begin(folder, server.endpoint(), 1)
+        first = ServeRun(server.endpoint(), settings(), folder=folder).run()
+        files.finish(folder, server.endpoint(), first, detailed=False)
+    assert first.interrupted and counts(first) == (20, 6, 1, 0, 13)
+    with run_dir() as folder:
+        second = ServeRun(server.endpoint(), settings(), folder=folder).run()
+        files.finish(folder, server.endpoint(), second, detailed=False)
+    assert not second.interrupted and counts(second) == (20, 19, 1, 0, 0)
+    sent = [{one.request.request_id for one in planned} for planned, _ in server.driver.runs]
+    done = {r.request_id for r in first.table.to_records() if r.outcome in (Outcome.OK, Outcome.FAILED)}
+    assert sent[1] == sent[0] - done, "what is ok or failed is not sent again"
+    assert set(second.table.segment.tolist()) == {0, 1}
+    with pytest.raises(ConfigError, match="that run is finished"):
+        run_dir()
+
+
+@pytest.mark.parametrize("die_after", [0, 1, 19, 20])
+def test_a_run_killed_at_any_moment_goes_on_with_every_finished_request_kept(
+    run_dir: Callable[[], RunDir], die_after: int
+) -> None:
+    server = Server(VirtualDriver(die_after=die_after))
+    config = settings(max_concurrency=None, request_rate=5.0)
+    with run_dir() as folder, pytest.raises(Killed):
+        ServeRun(server.endpoint(), config, folder=folder).run()
+    with run_dir() as folder:
+        result = ServeRun(server.endpoint(), config, folder=folder).run()
+        files.finish(folder, server.endpoint(), result, detailed=False)
+        lines = (folder.path / "requests.jsonl").read_bytes().splitlines()
+    assert counts(result) == (20, 20, 0, 0, 0)
+    assert len(lines) == 20
+    if die_after < 20:
+        (whole, _), (rest, _) = server.driver.runs
+        assert len(rest) == 20 - die_after
+        left = [
+            one.offset_s for one in whole if one.request.request_id in {r.request.request_id for r in rest}
+        ]
+        assert np.diff([one.offset_s for one in rest]) == pytest.approx(np.diff(left))
+        assert rest[0].offset_s == 0 or not die_after, "the schedule goes on at once, as it was"
+
+
+def test_a_salt_survives_a_kill(run_dir: Callable[[], RunDir]) -> None:
+    server = Server(VirtualDriver(), FakeControl(can_flush=False))
+    with run_dir() as folder, pytest.raises(Killed):
+        run = ServeRun(server.endpoint(), settings(), folder=folder, cold=True)
+        server.driver.die_after = None
+        original = server.driver.run
+
+        def kill_the_measured_run(plan: Any, load: Any, **more: Any) -> Any:
+            if more.get("folder") is not None:
+                server.driver.die_after = 3
+            return original(plan, load, **more)
+
+        server.driver.run = kill_the_measured_run  # type: ignore[method-assign]
+        run.run()
+    server.driver.run = original  # type: ignore[method-assign]
+    killed = prompts_of(server)
+    with run_dir() as folder:
+        ServeRun(server.endpoint(), settings(), folder=folder, cold=True).run()
+    assert len(prompts_of(server)) == 17 and all(prompt in killed for prompt in prompts_of(server))
+
+
+def test_repeats_that_an_interrupt_never_reached_are_unsent_and_come_later(
+    run_dir: Callable[[], RunDir],
+) -> None:
+    server = Server(VirtualDriver(stop_after=5))
+    config = settings(repeats=2)
+    with run_dir() as folder:
+        first = ServeRun(server.endpoint(), config, folder=folder).run()
+    assert counts(first) == (40, 5, 0, 0, 35)
+    with run_dir() as folder:
+        second = ServeRun(server.endpoint(), config, folder=folder).run()
+    assert counts(second) == (40, 40, 0, 0, 0)
+
+
+def test_nothing_is_sent_after_the_duration_also_when_resumed(run_dir: Callable[[], RunDir]) -> None:
+    server = Server(VirtualDriver(token_s=0.1, die_after=8))
+    config = settings(20, duration=1.0)
+    with run_dir() as folder, pytest.raises(Killed):
+        ServeRun(server.endpoint(), config, folder=folder).run()
+    with run_dir() as folder:
+        result = ServeRun(server.endpoint(), config, folder=folder).run()
+    # 4 slots, 0.4 s a request: two rounds took 0.8 s of the one second, one more begins within it.
+    assert counts(result) == (20, 12, 0, 0, 8)
+    assert any("--duration was over" in note for note in result.notes)
+
+
+def test_a_run_directory_holds_what_the_design_says(run_dir: Callable[[], RunDir]) -> None:
+    server = Server()
+    with run_dir() as folder:
+        files.begin(folder, server.endpoint(), 7)
+        result = ServeRun(server.endpoint(), settings(), folder=folder).run()
+        files.finish(folder, server.endpoint(), result, detailed=False)
+        names = {path.name for path in folder.path.iterdir()}
+        assert names >= {
+            *("config.json", "environment.json", "summary.json", "health.json", "report.txt", "segments"),
+            *("requests.jsonl", "requests.csv", "requests.parquet"),
+            *("metrics-before.txt", "metrics-after.txt", "lock"),
+        }
+        environment = (folder.path / "environment.json").read_text()
+        assert '"page_size": 16' in environment and '"seed": 7' in environment
+
+
+def test_sampling_goes_into_the_body_as_each_api_has_it() -> None:
+    sampling = SamplingConfig(temperature=0.5, top_k=3, logprobs=2)
+    config = replace(settings(1), sampling=sampling, request=RequestConfig(request_id_prefix="p-"))
+
+    def body(backend: str, **extra: Any) -> dict[str, Any]:
+        server = Server(backend=backend)
+        wording = WordWording() if backend == "openai-chat" else server.endpoint().wording
+        ServeRun(server.endpoint(extra_body=extra, wording=wording), config).run()
+        ((request,),) = [[one.request for one in planned] for planned, _ in server.driver.runs]
+        assert request.temperature == 0.5 and request.request_id == "p-0"
+        return request.extra_body
+
+    assert body("vllm", top_k=9) == {"top_k": 9, "logprobs": 2}
+    assert body("openai-chat") == {"top_k": 3, "logprobs": True, "top_logprobs": 2}
+    assert body("sglang", sampling_params={"min_p": 0.1}, x=1) == {
+        "return_logprob": True,
+        "top_logprobs_num": 2,
+        "sampling_params": {
+            "temperature": 0.5,
+            "max_new_tokens": 4,
+            "ignore_eos": True,
+            "top_k": 3,
+            "min_p": 0.1,
+        },
+        "x": 1,
+    }
+
+
+def test_on_chat_without_a_tokenizer_prompts_are_words_and_the_report_says_so() -> None:
+    server = Server(backend="openai-chat")
+    result = ServeRun(server.endpoint(wording=WordWording()), settings()).run()
+    (planned, _) = server.driver.runs[0]
+    messages = planned[0].request.messages
+    assert messages is not None and len(messages[0]["content"].split()) == 40
+    assert any("the server's count" in note for note in result.notes)
+    assert result.check.verdict is Verdict.UNCHECKED
+
+
+def test_prompts_of_a_file_go_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "hello", "output_tokens": 3}\n{"prompt": "there"}\n')
+    dataset = DatasetConfig(dataset_name="custom", dataset_path=str(path), shuffle=False)
+    server = Server(backend="vllm")
+    result = ServeRun(server.endpoint(), replace(settings(), dataset=dataset)).run()
+    (planned, _) = server.driver.runs[0]
+    assert [(one.request.prompt_text, one.request.max_new_tokens) for one in planned] == [
+        ("hello", 3),
+        ("there", 256),
+    ]
+    assert counts(result)[:2] == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"random_input_len": 500}, "the server takes at most 500"),
+        ({"random_output_len": 470}, "the server takes at most 500"),
+    ],
+)
+def test_requests_longer_than_the_server_takes_are_told_before_anything_is_sent(
+    change: dict[str, int], complaint: str
+) -> None:
+    server = Server()
+    with pytest.raises(ConfigError, match=complaint):
+        ServeRun(server.endpoint(), replace(settings(), dataset=replace(settings().dataset, **change))).run()
+    assert not server.driver.runs
+
+
+def test_ids_are_refused_where_the_api_takes_text() -> None:
+    server = Server(backend="openai-chat")
+    config = replace(settings(), dataset=replace(settings().dataset, prompt_form="ids"))
+    with pytest.raises(ConfigError, match="--prompt-form ids: chat takes text"):
+        ServeRun(server.endpoint(wording=WordWording()), config).run()
