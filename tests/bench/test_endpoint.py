@@ -132,6 +132,19 @@ def test_a_server_that_never_answers_is_given_up(
         endpoint.ask("trial", PROMPT, 2)
 
 
+def test_a_long_wait_for_an_answer_is_told(fake_server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prefixlab.bench.targets.endpoint.SAY_EVERY_S", 0.1)
+    fake_server.behaviour.fault = "silence"
+    config = TargetConfig(base_url=fake_server.url, read_timeout_s=1.0)
+    said: list[str] = []
+    with (
+        open_endpoint(config, fake_server.url, no_tokenizer, say=said.append) as endpoint,
+        pytest.raises(TargetError),
+    ):
+        endpoint.ask("trial", PROMPT, 2)
+    assert said and all("waiting for the answer to the trial request" in line for line in said)
+
+
 def test_the_servers_metrics_are_there_as_text_or_none(fake_server: FakeServer) -> None:
     with open_endpoint(TargetConfig(base_url=fake_server.url), fake_server.url, no_tokenizer) as endpoint:
         text = endpoint.control.metrics_text()

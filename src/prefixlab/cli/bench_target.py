@@ -64,9 +64,13 @@ def endpoint_under_test(
         with _engine_in_process(config, args, *bench_configs) as endpoint:
             yield endpoint
         return
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
     with (
         server_under_test(config, args, *bench_configs) as url,
-        open_endpoint(config, url, tokenizer_maker(config)) as endpoint,
+        open_endpoint(config, url, tokenizer_maker(config), say=say) as endpoint,
     ):
         yield endpoint
 

@@ -1,1 +1,1 @@
-"""Ways to put a request to a server: dialects (what the bytes say) and the transport that carries them."""
+"""The server under measurement: what its APIs say (without I/O), what it is, and how it is made cold."""

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from prefixlab.bench.config.target import DEFAULT_VOCAB_SIZE, IN_PROCESS, TargetConfig
-from prefixlab.bench.loadgen.driver import Driver
+from prefixlab.bench.loadgen.driver import Driver, Progress
 from prefixlab.bench.loadgen.in_process import StreamDriver
 from prefixlab.bench.loadgen.plan import Load, Planned
 from prefixlab.bench.loadgen.socket_driver import SocketDriver
@@ -43,11 +43,13 @@ from prefixlab.core.hit_oracle import expected_cached_tokens
 from prefixlab.core.seams import Target, Tokenizer
 from prefixlab.core.target import TargetRequest
 
+Say = Callable[[str], None]
 MakeTokenizer = Callable[[ServerFacts], Tokenizer | None]
 """The model's tokenizer, given what the server says of itself; None where ids need none."""
 
 READY_POLL_S = 0.5
 READY_ANSWER_S = 5.0
+SAY_EVERY_S = 10.0
 MIN_PROBE_TOKENS = 64
 UNKNOWN_PAGE_PROBE_TOKENS = 1024
 
@@ -74,6 +76,8 @@ class Endpoint:
     """Why no request can hit; None where hits are expected."""
     ignore_eos: bool
     extra_body: dict[str, Any]
+    say: Say | None = None
+    """Told now and then that a question is still unanswered: silence would look like a fault of ours."""
 
     @property
     def probe_tokens(self) -> int:
@@ -103,7 +107,8 @@ class Endpoint:
             KeyboardInterrupt: it was interrupted.
         """
         plan = [Planned(self.request(prompt, name, max_new_tokens), len(prompt))]
-        drive = self.driver.run(plan, Load(open_loop=False, max_concurrency=1))
+        waiting = None if self.say is None else _Waiting(name, self.say)
+        drive = self.driver.run(plan, Load(open_loop=False, max_concurrency=1), on_progress=waiting)
         if drive.interrupted:
             raise KeyboardInterrupt
         (record,) = drive.records
@@ -124,6 +129,21 @@ class Endpoint:
         return start_cold(self.control, ask_cached, probe, can_hit=can_hit)
 
 
+class _Waiting:
+    """An OnProgress that says at intervals how far the answer to one question is."""
+
+    def __init__(self, name: str, say: Say) -> None:
+        self._name = name
+        self._say = say
+        self._next_s = SAY_EVERY_S
+
+    def __call__(self, progress: Progress) -> None:
+        if not progress.finished and progress.elapsed_s >= self._next_s:
+            self._next_s = progress.elapsed_s + SAY_EVERY_S
+            so_far = f"{progress.elapsed_s:.0f} s, {progress.tokens:,} tokens so far"
+            self._say(f"waiting for the answer to the {self._name} request: {so_far}")
+
+
 def wait_until_ready(config: TargetConfig, url: str, timeout_s: float, clock: Clock) -> None:
     """Return as soon as the server at `url` takes requests; it is sent none (see `why_not_ready`).
 
@@ -141,7 +161,9 @@ def wait_until_ready(config: TargetConfig, url: str, timeout_s: float, clock: Cl
 
 
 @contextmanager
-def open_endpoint(config: TargetConfig, url: str, make_tokenizer: MakeTokenizer) -> Iterator[Endpoint]:
+def open_endpoint(
+    config: TargetConfig, url: str, make_tokenizer: MakeTokenizer, *, say: Say | None = None
+) -> Iterator[Endpoint]:
     """The server at `url`, asked as `config` says.
 
     Raises:
@@ -166,6 +188,7 @@ def open_endpoint(config: TargetConfig, url: str, make_tokenizer: MakeTokenizer)
             expects_miss=_expects_miss(config, facts),
             ignore_eos=not config.disable_ignore_eos,
             extra_body=config.extra_body(),
+            say=say,
         )
 
 
