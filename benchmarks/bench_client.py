@@ -178,9 +178,12 @@ def verdict(load: Load, runs: list[Run]) -> str:
     itl = max(run.worst_itl_error_ms for run in runs)
     ttft = max(abs(error) for run in runs for key, error in run.errors_ms.items() if key.endswith("ttft"))
     met = itl <= ITL_LIMIT_MS and ttft <= TTFT_LIMIT_MS
+    late_ms = max(run.truth.facts["late_p99_ms"] for run in runs)
+    wavering = late_ms > 500 / load.tokens_per_s_each
     return (
         f"{load}: worst error of any repeat: ITL {itl:.3f} ms (limit {ITL_LIMIT_MS}), TTFT {ttft:.3f} ms "
         f"(limit {TTFT_LIMIT_MS}): {'met' if met else 'NOT met'}"
+        + (f"; the server was {late_ms:,.0f} ms late: measure on a quieter machine" if wavering else "")
     )
 
 

@@ -74,6 +74,8 @@ def run_calibrate(
     rung_s, growth = (1.0, 2.0) if config.quick else (2.0, 2**0.5)
     machine = machine_name()
     with _a_core_for_the_metronome() as core:
+        if core is None:
+            say("one core for client and metronome: each is slowed down by the other")
 
         def measure(plan: list[Planned], load: Load) -> Comparison:
             shape = Shape(ttft_ns=round(config.ttft_ms * 1e6), itl_ns=round(config.itl_ms * 1e6))
