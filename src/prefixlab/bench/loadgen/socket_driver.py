@@ -104,7 +104,11 @@ class SocketDriver:
         on_progress: OnProgress | None = None,
         folder: Path | None = None,
     ) -> Drive:
-        """See `Driver`. A second Ctrl-C raises KeyboardInterrupt; `recover` then gets what had finished."""
+        """See `Driver`. `on_progress` may be called from another thread, while this one waits.
+
+        Raises:
+            KeyboardInterrupt: interrupted a second time; `recover` gets what had finished by then.
+        """
         with contextlib.ExitStack() as resources:
             if folder is None:
                 folder = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="prefixlab-")))
@@ -142,7 +146,11 @@ def pace(job: Job, load: Load, num_planned: int) -> Job:
 
 def default_num_workers(num_streams: int) -> int:
     """One per 1,024 streams, and one core left to the decoders and to whatever else there is."""
-    return max(1, min(-(-num_streams // STREAMS_PER_WORKER), len(os.sched_getaffinity(0)) - 1))
+    try:
+        num_cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        num_cores = os.cpu_count() or 1
+    return max(1, min(-(-num_streams // STREAMS_PER_WORKER), num_cores - 1))
 
 
 def _shares(total: int, num_parts: int) -> tuple[int, ...]:

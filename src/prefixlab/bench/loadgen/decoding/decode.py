@@ -61,16 +61,23 @@ class AnswerDecoder:
 
     def decode(self, answer: Answer, template: Record) -> Record:
         """The record of `answer`; `template` is what was planned (`job.Templates`)."""
-        plan = replace(template, client=self._worker, segment=self._segment, num_retries=answer.num_retries)
+        intended_s = template.intended_s
         if answer.intended_ns != NEVER:
-            plan = replace(plan, intended_s=self._seconds(answer.intended_ns))
+            intended_s = self._seconds(answer.intended_ns)
+        plan = replace(
+            template,
+            intended_s=intended_s,
+            client=self._worker,
+            segment=self._segment,
+            num_retries=answer.num_retries,
+        )
         never_sent = answer.sent_ns == NEVER
         if answer.ending is Ending.UNSENT or (answer.ending is Ending.CANCELLED and never_sent):
             return plan
         builder = RecordBuilder(plan)
-        latest_s = plan.intended_s
+        latest_s = intended_s
         if not never_sent:
-            sent = self._sent(answer, plan.intended_s)
+            sent = self._sent(answer, intended_s)
             builder.sent(sent)
             latest_s = sent.sent_s
         arrivals_s, from_kernel = self._arrivals(answer, latest_s)
