@@ -45,7 +45,7 @@ class Histogram:
         self.maximum = max(self.maximum, value)
 
     def extend(self, values: Iterable[float] | npt.NDArray[np.float64]) -> None:
-        """Add all of `values`; an array costs a few nanoseconds a value. Raises ValueError as `record` does."""
+        """Add all of `values`; of an array, in nanoseconds a value. Raises ValueError as `record` does."""
         array = values if isinstance(values, np.ndarray) else np.fromiter(values, np.float64)
         if not len(array):
             return
