@@ -76,7 +76,9 @@ class TargetConfig:
     request_timeout_s: float | None = setting(
         None, "longest a whole request may take before it counts as failed (default: no limit)"
     )
-    reuse_connections: bool = setting(True, "send the next request on a connection that has answered one")
+    reuse_connections: bool = setting(
+        True, "send the next request on a connection that has answered one", aliases=("--connection-reuse",)
+    )
     kernel_stamps: bool = setting(True, "take arrival times from the kernel, where it gives them")
     num_workers: int | None = setting(
         None, "processes that send requests and stamp answers (default: what load and cores suggest)"
