@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import stat
 from collections import Counter
@@ -174,6 +175,33 @@ def test_a_decoder_that_dies_costs_no_record(fake_server: FakeServer, tmp_path: 
     assert killed
     check_complete(done.records, 100)
     assert {record.outcome for record in done.records} == {Outcome.OK}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("victim", ["sockets.worker", "decoding.process"])
+def test_whenever_a_process_is_killed_every_request_is_accounted_for(
+    fake_server: FakeServer, victim: str, seed: int
+) -> None:
+    fake_server.behaviour.first_event_s = 0.01
+    mine = set(children())
+    chance = random.Random(seed)
+    tick = chance.randrange(5)
+    killed: list[int] = []
+
+    def kill(progress: Progress) -> None:
+        nonlocal tick
+        tick -= 1
+        if tick < 0 and not killed:
+            sleep(chance.uniform(0.0, 0.2))
+            killed.append(pid_of(victim, chance.randrange(2), set(children()) - mine))
+            os.kill(killed[0], signal.SIGKILL)
+
+    done = drive(fake_server, 800, closed(4, num_workers=2), on_progress=kill)
+    check_complete(done.records, 800)
+    kinds = {(record.outcome, record.failure) for record in done.records}
+    lost = {(Outcome.FAILED, Failure.CLIENT)} if victim == "sockets.worker" else set()
+    assert kinds <= {(Outcome.OK, None), *lost}
 
 
 def pid_of(module: str, worker: int, among: set[int]) -> int:
