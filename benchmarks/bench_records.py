@@ -1,6 +1,6 @@
 """What a million records cost: writing them as lines, Parquet and CSV, reading them, summing them up.
 
-Records are made up: exponential gaps, a closed loop that keeps 256 in flight. Every stage runs in a process of
+Records are made up: exponential gaps, a closed loop of 256 in flight. Every stage runs in a process of
 its own, so that its peak memory (ru_maxrss) is its own; that of a writing stage includes the table it writes.
 Stages take turns within each repeat.
 

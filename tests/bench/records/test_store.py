@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -41,7 +42,7 @@ def test_parquet_gives_back_the_records_that_were_written(records: list[Record])
 def test_arrivals_keep_their_order_over_many_stretches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "ARRIVALS_AT_ONCE", 2000)
+    monkeypatch.setattr(store, "ARRIVALS_AT_ONCE", 5000)
     rng = np.random.default_rng(0)
     records = [
         ok_record(
@@ -49,8 +50,9 @@ def test_arrivals_keep_their_order_over_many_stretches(
             arrivals_s=np.cumsum(rng.exponential(1.0, length)).tolist(),
             counts=rng.integers(1, 9, length).tolist(),
         )
-        for i, length in enumerate(rng.integers(0, 200, 200).tolist())
+        for i, length in enumerate(rng.integers(0, 20, 2500).tolist())
     ]
+    records[-1] = replace(records[-1], worker="the only one named")
     write_parquet(tmp_path / "a.parquet", RecordTable.of(records))
     assert read_parquet([tmp_path / "a.parquet"]).to_records() == records
 

@@ -72,7 +72,7 @@ def test_derived_columns_agree_with_the_records(records: list[Record]) -> None:
 def test_more_lines_than_are_read_at_once_are_all_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "LINES_AT_ONCE", 3)
+    monkeypatch.setattr(reading, "BYTES_AT_ONCE", 300)
     records = [ok_record(f"r{i}", arrivals_s=[i + 1.0], intended_s=float(i)) for i in range(10)]
     assert RecordTable.read([write(tmp_path / "a.jsonl", records)]).to_records() == records
 

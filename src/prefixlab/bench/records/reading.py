@@ -16,12 +16,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from prefixlab.bench.records.line import VERSION, Line, decode_line
+from prefixlab.bench.records.line import VERSION, Line, decode_line, decode_lines
 from prefixlab.bench.records.record import Failure
 from prefixlab.bench.records.table import CODE, FLAGS, LABELS, Labels, RecordTable, numbers
 from prefixlab.core.errors import ConfigError
 
-LINES_AT_ONCE = 4096
+BYTES_AT_ONCE = 1 << 22
 _CODE_OF_WORD = {outcome.value: code for outcome, code in CODE.items()}
 _FAILURES = frozenset(failure.value for failure in Failure)
 
@@ -55,41 +55,51 @@ def read_lines(paths: Sequence[Path]) -> RecordTable:
     stretches = []
     for path in paths:
         try:
-            stretches += [_table(lines) for lines in _stretches(path)]
+            stretches += [_table(lines) for lines in _stretches(path) if lines]
         except OSError as error:
             raise ConfigError(f"records {path} cannot be read: {error.strerror}") from None
     return RecordTable.concat(stretches)
 
 
 def _stretches(path: Path) -> Iterator[list[Line]]:
-    """The lines of a file, decoded, LINES_AT_ONCE at a time."""
-    lines: list[Line] = []
+    """The lines of a file, decoded, about BYTES_AT_ONCE at a time."""
+    num_before = 0
     with path.open("rb") as file:
-        for number, data in enumerate(file, start=1):
+        while data := file.readlines(BYTES_AT_ONCE):
             try:
-                line = decode_line(data)
-            except msgspec.DecodeError as error:
-                if not data.endswith(b"\n"):
-                    break  # torn: whoever wrote it was stopped inside it, so its request did not end
-                raise ConfigError(f"{path}:{number} is not a record: {error}") from None
-            _check(line, path, number)
-            lines.append(line)
-            if len(lines) == LINES_AT_ONCE:
-                yield lines
-                lines = []
-    if lines:
-        yield lines
+                lines = decode_lines(b"".join(data))
+                fine = len(lines) == len(data) and not any(map(_fault, lines))
+            except msgspec.DecodeError:
+                fine = False
+            yield lines if fine else _decode_carefully(data, path, num_before)
+            num_before += len(data)
 
 
-def _check(line: Line, path: Path, number: int) -> None:
-    """What the decoder does not know of: our words, and the version."""
-    where = f"{path}:{number}"
+def _decode_carefully(data: Sequence[bytes], path: Path, num_before: int) -> list[Line]:
+    """One by one, to name the line that is none; a torn last one is left out."""
+    lines = []
+    for number, text in enumerate(data, start=num_before + 1):
+        try:
+            line = decode_line(text)
+        except msgspec.DecodeError as error:
+            if not text.endswith(b"\n"):
+                break  # torn: whoever wrote it was stopped inside it, so its request did not end
+            raise ConfigError(f"{path}:{number} is not a record: {error}") from None
+        if fault := _fault(line):
+            raise ConfigError(f"{path}:{number} {fault}")
+        lines.append(line)
+    return lines
+
+
+def _fault(line: Line) -> str | None:
+    """What the decoder cannot know to be wrong: our words, and the version."""
     if line.v > VERSION:
-        raise ConfigError(f"{where} is of version {line.v}; this prefixlab reads up to {VERSION}")
+        return f"is of version {line.v}; this prefixlab reads up to {VERSION}"
     if line.outcome not in _CODE_OF_WORD or (line.failure is not None and line.failure not in _FAILURES):
-        raise ConfigError(f"{where} has an outcome or failure that is none: {line.outcome}, {line.failure}")
+        return f"has an outcome or failure that is none: {line.outcome}, {line.failure}"
     if line.counts is not None and len(line.counts) != len(line.arrivals_ns):
-        raise ConfigError(f"{where} has {len(line.arrivals_ns)} arrivals and {len(line.counts)} counts")
+        return f"has {len(line.arrivals_ns)} arrivals and {len(line.counts)} counts"
+    return None
 
 
 def _table(lines: Sequence[Line]) -> RecordTable:

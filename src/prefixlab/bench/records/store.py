@@ -83,6 +83,9 @@ def _database(path: Path | None = None) -> duckdb.DuckDBPyConnection:
     database = duckdb.connect(":memory:" if path is None else str(path))
     # One thread and insertion order: lists are put together in the order of the flat columns.
     database.execute("SET threads = 1; SET preserve_insertion_order = true; SET enable_progress_bar = false")
+    database.execute(
+        "SET pandas_analyze_sample = 0"
+    )  # columns of objects are text: no guess is made from a few
     return database
 
 
@@ -141,7 +144,7 @@ def _read(database: duckdb.DuckDBPyConnection) -> RecordTable:
 
     def labels(name: str) -> Labels:
         rows = database.execute(f"SELECT {name} FROM records").fetchall()
-        return Labels.of(value for (value,) in rows)
+        return Labels.of([value for (value,) in rows])
 
     outcomes = labels("outcome")
     starts = np.zeros(len(outcomes.codes) + 1, dtype=np.int64)

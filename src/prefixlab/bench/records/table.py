@@ -43,10 +43,10 @@ class Labels:
     names: tuple[str, ...]
 
     @classmethod
-    def of(cls, values: Iterable[str | None]) -> Labels:
-        seen: dict[str | None, int] = {None: -1}
-        codes = [seen.setdefault(value, len(seen) - 1) for value in values]
-        return cls(np.array(codes, dtype=np.int32), tuple(name for name in seen if name is not None))
+    def of(cls, values: Sequence[str | None]) -> Labels:
+        names = tuple(name for name in dict.fromkeys(values) if name is not None)
+        codes: dict[str | None, int] = {name: code for code, name in enumerate(names)} | {None: -1}
+        return cls(np.fromiter(map(codes.__getitem__, values), np.int32, len(values)), names)
 
     def to_list(self) -> list[str | None]:
         names = (*self.names, None)
