@@ -209,6 +209,7 @@ def test_a_run_interrupted_goes_on_and_counts_as_an_unbroken_one(run_dir: Callab
         second = ServeRun(server.endpoint(), settings(), folder=folder).run()
         files.finish(folder, server.endpoint(), second, detailed=False)
     assert not second.interrupted and counts(second) == (20, 19, 1, 0, 0)
+    assert "resumed: 7 requests had ended before" in second.notes
     sent = [{one.request.request_id for one in planned} for planned, _ in server.driver.runs]
     done = {r.request_id for r in first.table.to_records() if r.outcome in (Outcome.OK, Outcome.FAILED)}
     assert sent[1] == sent[0] - done, "what is ok or failed is not sent again"

@@ -26,8 +26,9 @@ from prefixlab import __version__
 from prefixlab.bench.config.report import RUNS, ReportConfig
 from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.metrics.point import PointResult
-from prefixlab.bench.records.export import convert_lines, join_lines, write_lines
+from prefixlab.bench.records.export import join_lines, write_lines
 from prefixlab.bench.records.run_dir import SUMMARY, RunDir
+from prefixlab.bench.records.store import write_csv, write_parquet
 from prefixlab.bench.report.environment import machine_name
 from prefixlab.bench.report.jsonl import append_line
 from prefixlab.bench.report.points.keys import result_keys
@@ -110,7 +111,8 @@ def finish(folder: RunDir, endpoint: Endpoint, result: PointResult, *, detailed:
         join_lines(lines, parts)
     else:
         write_lines(lines, result.table)
-    convert_lines(lines, parquet=folder.path / "requests.parquet", csv=folder.path / "requests.csv")
+    write_parquet(folder.path / "requests.parquet", result.table)
+    write_csv(folder.path / "requests.csv", result.table)
     folder.write_bytes("health.json", msgspec.json.format(result.health.to_json().encode()) + b"\n")
     folder.write_text("report.txt", as_text(result, "vllm"))
     keys = {"finished": not result.interrupted, **result_keys(result, detailed=detailed)}

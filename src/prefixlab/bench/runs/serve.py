@@ -29,6 +29,7 @@ from prefixlab.bench.metrics.point import PointResult, PointSettings, evaluate
 from prefixlab.bench.records.record import Outcome
 from prefixlab.bench.records.run_dir import RunDir, Segment, done_ids, settled
 from prefixlab.bench.records.table import CODE, RecordTable
+from prefixlab.bench.report.console import counted
 from prefixlab.bench.runs.point import Asker, Outline, load_of, outline, rest_of
 from prefixlab.bench.targets.cold_start import Coldness, ColdStart
 from prefixlab.bench.targets.endpoint import Endpoint
@@ -144,7 +145,6 @@ class ServeRun:
 
     def _take_up(self, repeats: list[_Repeat]) -> None:
         """What an earlier process left in the folder."""
-        earlier = 0
         for segment in [] if self._folder is None else self._folder.segments():
             repeat = repeats[int(segment.about["repeat"])]
             if (segment.folder / JOB_FILE).exists():  # its process may have been killed before it was read
@@ -153,11 +153,11 @@ class ServeRun:
             repeat.keep(table)
             repeat.spent_s += float(np.nanmax(table.last_s, initial=0.0))
             self._salt = int(segment.about["salt"])
-            earlier += 1
             if "health" in segment.about:
                 self._health.append(ClientHealth.from_json(str(segment.about["health"])))
-        if earlier:
-            self._notes.append(f"resumed: the run was broken off {earlier} time{'s' if earlier > 1 else ''}")
+        num_done = sum(len(done_ids(repeat.table)) for repeat in repeats)
+        if num_done and not all(map(self._is_done, repeats)):
+            self._notes.append(f"resumed: {counted(num_done, 'request')} had ended before")
 
     def _warm_up(self, planned: Outline) -> None:
         self._watcher.describe("warming up")
