@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -103,6 +104,7 @@ def of_repeats(values: Sequence[float | None]) -> Interval | None:
     return _around(float(known.mean()), known, "repeats")
 
 
+@cache
 def student_t(degrees: int, level: float = LEVEL) -> float:
     """The t with a share `level` of Student's distribution between −t and t (by bisection)."""
     low, high = 0.0, 1e3

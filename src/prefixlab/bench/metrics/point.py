@@ -169,7 +169,7 @@ def _within(table: RecordTable, settings: PointSettings) -> Found:
 
 
 def _steady(table: RecordTable, settings: PointSettings) -> Found:
-    """Of the steady throughput: its slices are a series in time."""
+    """Of the steady throughput: its slices are a series in time. None of a few requests, however sliced."""
     requests, tokens, seconds = [np.empty(0)], [np.empty(0)], [np.empty(0)]
     for window in windows.steady_windows(table, open_loop=settings.open_loop):
         rows = table.ok & (table.segment == window.segment)
@@ -177,6 +177,8 @@ def _steady(table: RecordTable, settings: PointSettings) -> Found:
         tokens.append(windows.tokens_by_slice(table, rows, window, NUM_SLICES))
         seconds.append(np.full(NUM_SLICES, window.duration_s / NUM_SLICES))
     duration_s = np.concatenate(seconds)
+    if np.sum(np.concatenate(requests)) < intervals.FEWEST_VALUES:
+        return {}
     return {
         ("steady_request_throughput", ""): intervals.of_ratio(np.concatenate(requests), duration_s),
         ("steady_output_throughput", ""): intervals.of_ratio(np.concatenate(tokens), duration_s),

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from prefixlab.bench.metrics.saturation import Saturation, judge, saturation
+from prefixlab.bench.records.record import Outcome, Record
+from prefixlab.bench.records.table import RecordTable
+from tests.bench.helpers import ok_record
+
+FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+SERVICE_S = 0.1
+
+
+def queue(
+    load: float, num_requests: int, *, cap: int | None = None, seed: int = 0
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """M/D/1: Poisson arrivals at `load` times what one server carries; a cap holds requests back on the
+    client's side. → intended, sent, ended."""
+    rng = np.random.default_rng(seed)
+    intended = np.cumsum(rng.exponential(SERVICE_S / load, num_requests))
+    sent, ended = intended.copy(), np.empty(num_requests)
+    free_at = 0.0
+    for i in range(num_requests):
+        if cap is not None and i >= cap:
+            sent[i] = max(sent[i], ended[i - cap])
+        free_at = ended[i] = max(sent[i], free_at) + SERVICE_S
+    return intended, sent, ended
+
+
+def verdict(load: float, num_requests: int, cap: int | None = None, seed: int = 0) -> Saturation:
+    intended, _, ended = queue(load, num_requests, cap=cap, seed=seed)
+    found = judge(intended, ended)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("cap", [None, 8])
+@pytest.mark.parametrize("num_requests", [100, 1000])
+@pytest.mark.parametrize(("load", "expected"), [(0.5, False), (0.9, False), (2.0, True)])
+def test_a_queue_at_half_and_nine_tenths_keeps_up_and_at_twice_its_capacity_does_not(
+    load: float, expected: bool, num_requests: int, cap: int | None
+) -> None:
+    verdicts = [verdict(load, num_requests, cap, seed).saturated for seed in range(20)]
+    assert np.mean(verdicts) > 0.9 if expected else not any(verdicts)
+
+
+def test_what_arrived_and_what_ended_are_told() -> None:
+    found = verdict(2.0, 2000)
+    assert found.offered_rate == pytest.approx(20, rel=0.1)
+    assert found.completed_rate == pytest.approx(10, rel=0.05)
+    assert found.late_e2e_s > found.early_e2e_s + 10
+    assert str(found).startswith("saturated: ")
+
+
+def test_long_answers_alone_are_not_saturation() -> None:
+    intended = np.arange(60.0)
+    found = judge(intended, intended + 45.0)
+    assert found is not None
+    assert not found.saturated
+
+
+def test_at_twice_the_capacity_latency_from_intent_grows_and_from_send_does_not() -> None:
+    intended, sent, ended = queue(2.0, 400, cap=4)
+    from_intent, from_send = ended - intended, ended - sent
+    assert from_intent[-40:].mean() > 5 * from_intent[:40].mean()
+    assert from_send[-40:].mean() < 2 * from_send[:40].mean()
+
+
+def test_a_handful_of_requests_or_one_instant_tell_nothing() -> None:
+    assert judge(np.arange(5.0), np.arange(5.0) + 1) is None
+    assert judge(np.zeros(100), np.ones(100)) is None
+
+
+def test_requests_that_were_given_up_have_not_ended() -> None:
+    rows = [ok_record(f"r{i}", intended_s=i / 10, arrivals_s=[i / 10 + 0.05]) for i in range(100)]
+    table = RecordTable.of(rows)
+    kept = saturation(table)
+    assert kept is not None
+    assert not kept.saturated
+    stuck = [
+        row
+        if i < 40
+        else replace(row, outcome=Outcome.CANCELLED, last_s=12.0, arrivals_s=(), arrival_counts=())
+        for i, row in enumerate(rows)
+    ]
+    found = saturation(RecordTable.of(stuck))
+    assert found is not None
+    assert found.saturated
+
+
+def test_requests_whose_time_had_not_come_are_not_counted() -> None:
+    rows: list[Record] = [
+        ok_record(f"r{i}", intended_s=i / 10, arrivals_s=[i / 10 + 0.05]) for i in range(100)
+    ]
+    rows += [Record(f"u{i}", Outcome.UNSENT, intended_s=10 + i / 10) for i in range(1000)]
+    found = saturation(RecordTable.of(rows))
+    assert found is not None
+    assert not found.saturated

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from prefixlab.bench.metrics import windows
+from prefixlab.bench.metrics.summary import summarise
+from prefixlab.bench.records.record import Outcome, Record
+from prefixlab.bench.records.table import RecordTable
+from tests.bench.helpers import ok_record
+from tests.bench.records.strategies import record_lists
+
+
+def closed_loop(concurrency: int, num_requests: int, *, segment: int = 0, seed: int = 0) -> list[Record]:
+    """Each slot sends its next request when its last one ends; 10 tokens each, 0.1 s apart or so."""
+    rng = np.random.default_rng(seed)
+    free_at = [0.0] * concurrency
+    records = []
+    for number in range(num_requests):
+        slot = int(np.argmin(free_at))
+        start_s = free_at[slot]
+        arrivals = (start_s + np.cumsum(rng.uniform(0.05, 0.15, 10))).tolist()
+        records.append(
+            ok_record(f"{segment}-{number}", intended_s=start_s, arrivals_s=arrivals, segment=segment)
+        )
+        free_at[slot] = arrivals[-1]
+    return records
+
+
+def test_in_closed_loop_the_steady_window_leaves_out_the_drain() -> None:
+    records = closed_loop(10, 200)
+    steady = summarise(records, 200).steady
+    assert steady is not None
+    (window,) = steady.windows
+    end_s = max(record.last_s or 0.0 for record in records)
+    assert window.start_s == 0.0
+    assert end_s - 1.5 < window.end_s < end_s
+    # 10 slots, a token every 0.1 s each
+    assert steady.output_throughput == pytest.approx(100, rel=0.03)
+    assert summarise(records, 200).output_throughput == pytest.approx(100, rel=0.05)
+
+
+def test_a_ramp_is_not_steady() -> None:
+    start = [ok_record(f"s{i}", intended_s=float(i), arrivals_s=[i + 5.0], last_s=20.0) for i in range(10)]
+    full = [
+        replace(
+            record, request_id=f"f{i}", intended_s=record.intended_s + 20, sent_s=(record.sent_s or 0) + 20
+        )
+        for i, record in enumerate(closed_loop(10, 100))
+    ]
+    shifted = [
+        replace(
+            r, arrivals_s=tuple(t + 20 for t in r.arrivals_s), first_byte_s=None, last_s=(r.last_s or 0) + 20
+        )
+        for r in full
+    ]
+    steady = summarise([*start, *shifted], 110).steady
+    assert steady is not None
+    assert steady.windows[0].start_s == pytest.approx(8.0)
+
+
+def test_where_everything_is_sent_at_once_nothing_is_steady() -> None:
+    assert summarise(closed_loop(10, 10), 10).steady is None
+    assert summarise([], 0).steady is None
+
+
+def test_in_open_loop_the_window_is_from_the_first_intended_start_to_the_last() -> None:
+    records = [ok_record(f"r{i}", intended_s=2.0 + i, arrivals_s=[3.0 + i, 5.0 + i]) for i in range(11)]
+    steady = summarise(records, 11, open_loop=True).steady
+    assert steady is not None
+    assert (steady.windows[0].start_s, steady.windows[0].end_s) == (2.0, 12.0)
+    # first tokens at 3 … 11 and second ones at 5 … 11 lie inside; ends at 5 … 11
+    assert steady.output_throughput == pytest.approx((9 + 7) / 10)
+    assert steady.request_throughput == pytest.approx(7 / 10)
+    assert summarise(records[:1], 1, open_loop=True).steady is None
+
+
+def test_segments_of_a_resumed_run_are_added_and_never_compared() -> None:
+    parts = [closed_loop(5, 60, segment=0), closed_loop(5, 60, segment=1, seed=1)]
+    alone = [summarise(part, 60) for part in parts]
+    both = summarise([*parts[0], *parts[1]], 120)
+    assert both.num_segments == 2
+    assert both.duration_s == pytest.approx(sum(metrics.duration_s for metrics in alone))
+    assert both.peak_concurrency == 5
+    assert both.steady is not None
+    assert both.steady.duration_s == pytest.approx(sum(m.steady.duration_s for m in alone if m.steady))
+    assert both.ttft_s.max == max(metrics.ttft_s.max or 0.0 for metrics in alone)
+
+
+def test_the_peak_is_of_requests_sent_and_not_yet_ended() -> None:
+    records = [
+        ok_record("a", arrivals_s=[4.0]),
+        ok_record("b", intended_s=1.0, arrivals_s=[2.0]),
+        ok_record("c", intended_s=2.0, arrivals_s=[3.0]),  # takes b's place
+        Record("d", Outcome.UNSENT, intended_s=1.0),
+    ]
+    metrics = summarise(records, 4)
+    assert metrics.peak_concurrency == 2
+    assert metrics.peak_queued == 1
+
+
+def test_requests_waiting_for_a_slot_are_queued() -> None:
+    records = [ok_record(f"r{i}", intended_s=0.0, sent_s=float(i), arrivals_s=[i + 1.0]) for i in range(5)]
+    assert summarise(records, 5).peak_queued == 4
+
+
+def test_the_busiest_second_is_counted_from_the_first_request() -> None:
+    records = [ok_record("a", intended_s=0.5, arrivals_s=[1.0, 1.4, 1.6], counts=[1, 4, 2])]
+    assert summarise(records, 1).peak_output_throughput == 5.0
+    assert summarise([Record("u", Outcome.UNSENT, 0.0)], 1).peak_output_throughput is None
+
+
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = RecordTable.of(closed_loop(3, 40))
+    window = windows.Window(0, 0.5, 7.5)
+    whole = windows.tokens_by_slice(table, table.ok, window, 20)
+    monkeypatch.setattr(windows, "_BLOCK", 7)
+    assert windows.tokens_by_slice(table, table.ok, window, 20).tolist() == whole.tolist()
+    inside = (table.arrivals_s >= 0.5) & (table.arrivals_s < 7.5)
+    assert whole.sum() == inside.sum()
+
+
+@given(record_lists)
+@settings(deadline=None, max_examples=50)
+def test_whatever_the_records_counts_and_peaks_add_up(records: list[Record]) -> None:
+    table = RecordTable.of([replace(r, request_id=str(i)) for i, r in enumerate(records)])
+    for open_loop in (False, True):
+        metrics = summarise(table, len(records), open_loop=open_loop)
+        assert metrics.ok + metrics.failed + metrics.cancelled + metrics.unsent == len(records)
+        assert sum(metrics.failures.values()) == metrics.failed
+        assert 0 <= metrics.peak_concurrency <= len(records)
+        assert 0 <= metrics.peak_queued <= len(records)
