@@ -15,7 +15,7 @@ from prefixlab.bench.loadgen import capture
 from prefixlab.bench.loadgen import job as jobs
 from prefixlab.bench.loadgen.capture import Answer
 from prefixlab.bench.loadgen.decoding.recover import recover, recover_worker
-from prefixlab.bench.loadgen.fleet import Fleet, Interrupts
+from prefixlab.bench.loadgen.fleet import Interrupts, LocalFleet
 from prefixlab.bench.loadgen.job import Job
 from prefixlab.bench.records.line import decode
 from prefixlab.bench.records.record import Outcome
@@ -45,7 +45,7 @@ SocketDriver(url, CompletionsDialect()).run(
 def test_a_job_that_a_process_refuses_is_an_error_in_its_words(tmp_path: Path) -> None:
     with (
         pytest.raises(ConfigError, match="is not the folder of a run"),
-        Fleet(tmp_path, 1, MonotonicClock()) as fleet,
+        LocalFleet(tmp_path, [0], MonotonicClock()) as fleet,
     ):
         fleet.wait_until_ready()
     assert not any(child.is_running for child in (*fleet.workers, *fleet.decoders))

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from prefixlab.bench.loadgen.driver import Drive, Progress
+from prefixlab.bench.loadgen.fleet import ThisMachine, default_num_workers
 from prefixlab.bench.loadgen.job import Job
 from prefixlab.bench.loadgen.plan import Load, Planned
 from prefixlab.bench.loadgen.progress import Counter as Count
-from prefixlab.bench.loadgen.socket_driver import SocketDriver, default_num_workers, pace, sum_up
+from prefixlab.bench.loadgen.socket_driver import SocketDriver, pace, sum_up
 from prefixlab.bench.records.record import Failure, Outcome, check_complete
 from prefixlab.bench.targets.dialects import CompletionsDialect
 from prefixlab.core.clock import sleep
@@ -86,7 +87,7 @@ def test_concurrency_is_shared_out_exactly(
     cap: int | None, num_workers: int, shares: tuple[int, ...] | None
 ) -> None:
     load = Load(open_loop=False, max_concurrency=cap, num_workers=num_workers)
-    job = pace(Job(host="h", port=1, dialect="chat", path="/"), load, num_planned=10)
+    job = pace(Job(host="h", port=1, dialect="chat", path="/"), load, num_planned=10, machines=ThisMachine())
     assert job.max_concurrency == shares
     assert job.num_workers == (num_workers if shares is None else len(shares))
 

@@ -1,12 +1,13 @@
 """The client's processes: a worker and a decoder for each share of a plan, started, watched and ended.
 
-Owns spawning and reaping, the start barrier, and signals. Knows the protocol of `job.py` and nothing of
+Owns spawning and reaping, the start barrier, and signals; and the seam between a driver and the machines its
+processes run on: this one here, several in `machines/`. Knows the protocol of `job.py` and nothing of
 requests; what is in the folder afterwards is the caller's to read.
 
 A worker that dies takes nobody with it: its decoder is told, and the others go on. A decoder that dies leaves
 a capture, from which `decoding/recover.py` makes what is missing.
 
-Invariant: when the block of a `Fleet` ends, none of its processes lives and none of its pipes is open.
+Invariant: when the block of a fleet ends, none of its processes lives and none of its pipes is open.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, Self
+from typing import IO, Any, Protocol, Self
 
 from prefixlab.bench.loadgen import job as jobs
+from prefixlab.bench.loadgen.decoding.recover import recover_worker
 from prefixlab.bench.loadgen.health import ClientHealth
 from prefixlab.core.clock import Clock
 from prefixlab.core.errors import ConfigError, EngineError
@@ -152,10 +155,93 @@ class Child:
             pipe.close()
 
 
-class Fleet:
-    """A worker and a decoder for each share of the job in `folder`; a context manager."""
+@dataclass(slots=True)
+class FleetEnd:
+    """What the processes of a job said of themselves.
 
-    def __init__(self, folder: Path, num_workers: int, clock: Clock) -> None:
+    Attributes:
+        deaths: worker → how it ended, of those that did not come to their end.
+    """
+
+    health: ClientHealth = field(default_factory=lambda: ClientHealth(num_workers=0))
+    deaths: dict[int, str] = field(default_factory=dict)
+
+
+class Fleet(Protocol):
+    """The processes of one job, wherever they run; a context manager. Called in the order given here."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def wait_until_ready(self) -> None:
+        """Until all stand by.
+
+        Raises:
+            ConfigError: one refuses the job; it says why.
+            EngineError: a process could not be started.
+        """
+        ...
+
+    def start(self) -> int:
+        """Say go to all; returns the run's start, nanoseconds of this machine's monotonic clock."""
+        ...
+
+    def watch(self, interrupts: Interrupts, on_tick: Callable[[], None]) -> None:
+        """Until every process has ended. A first interrupt stops the workers, which then end in order."""
+        ...
+
+    def end(self) -> FleetEnd:
+        """What came of it. Every line that can be had is in the job's folder then."""
+        ...
+
+
+class Machines(Protocol):
+    """Where a client's processes run."""
+
+    def default_num_workers(self, num_streams: int) -> int:
+        """How many processes serve so many streams well."""
+        ...
+
+    def fleet(self, folder: Path, num_workers: int, clock: Clock) -> Fleet:
+        """The processes of the job that lies in `folder`, where their counters are laid out too.
+
+        Raises:
+            ConfigError: the job cannot be done there.
+        """
+        ...
+
+
+STREAMS_PER_WORKER = 1024
+
+
+def default_num_workers(num_streams: int) -> int:
+    """One per 1,024 streams, and one core left to the decoders and to whatever else there is."""
+    try:
+        num_cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        num_cores = os.cpu_count() or 1
+    return max(1, min(-(-num_streams // STREAMS_PER_WORKER), num_cores - 1))
+
+
+class ThisMachine:
+    """All processes here."""
+
+    def default_num_workers(self, num_streams: int) -> int:
+        return default_num_workers(num_streams)
+
+    def fleet(self, folder: Path, num_workers: int, clock: Clock) -> LocalFleet:
+        return LocalFleet(folder, range(num_workers), clock)
+
+
+class LocalFleet:
+    """See `Fleet`: a process each for worker and decoder of these shares of the job in `folder`.
+
+    Args:
+        workers: their numbers; the others of the job run elsewhere.
+    """
+
+    def __init__(self, folder: Path, workers: Iterable[int], clock: Clock) -> None:
         self._folder = folder
         self._clock = clock
         self._selector = selectors.DefaultSelector()
@@ -163,7 +249,7 @@ class Fleet:
         self.decoders: list[Child] = []
         self._open_streams: dict[Child, int] = {}
         try:
-            for worker in range(num_workers):
+            for worker in workers:
                 self.workers.append(self._spawn(WORKER, worker))
                 self.decoders.append(self._spawn(DECODER, worker))
         except BaseException:
@@ -179,12 +265,6 @@ class Fleet:
         self._selector.close()
 
     def wait_until_ready(self) -> None:
-        """Until all stand by.
-
-        Raises:
-            ConfigError: one refuses the job; it says why.
-            EngineError: a process could not be started.
-        """
         while not all(child.is_ready for child in self._open_streams):
             self._listen()
             for child in self._open_streams:
@@ -193,16 +273,16 @@ class Fleet:
                 if not child.is_running:
                     raise EngineError(f"could not start: {child.describe_end()}")
 
-    def start(self) -> int:
-        """Say go to all; returns the run's start, monotonic nanoseconds."""
-        start_ns = round((self._clock.now() + _HEAD_START_S) * 1e9)
+    def start(self, start_ns: int | None = None) -> int:
+        """See `Fleet`; `start_ns` is the run's start where that has been agreed on."""
+        if start_ns is None:
+            start_ns = round((self._clock.now() + _HEAD_START_S) * 1e9)
         jobs.write_start(self._folder, start_ns)  # first: a worker that has heard it may write at once
         for worker in self.workers:
             worker.go(start_ns)
         return start_ns
 
     def watch(self, interrupts: Interrupts, on_tick: Callable[[], None]) -> None:
-        """Until every process has ended. A first interrupt stops the workers, which then end in order."""
         stopped = False
         next_tick_s = self._clock.now() + TICK_S
         while any(child.is_running for child in self._open_streams):
@@ -214,6 +294,20 @@ class Fleet:
             if self._clock.now() >= next_tick_s:
                 next_tick_s = self._clock.now() + TICK_S
                 on_tick()
+
+    def end(self) -> FleetEnd:
+        end = FleetEnd()
+        for worker, decoder in zip(self.workers, self.decoders, strict=True):
+            if worker.health is None:
+                end.deaths[worker.worker] = worker.describe_end()
+            else:
+                end.health.merge(worker.health)
+            if decoder.health is None:
+                _, recovered = recover_worker(self._folder, decoder.worker, jobs.read_job(self._folder))
+                end.health.merge(recovered)
+            else:
+                end.health.merge(decoder.health)
+        return end
 
     def _spawn(self, module: str, worker: int) -> Child:
         child = Child(module, self._folder, worker)
@@ -238,4 +332,4 @@ class Fleet:
         if child.process.returncode not in (0, REFUSED):
             sys.stderr.write(child.complaints.decode("utf-8", "replace"))
         if not child.is_decoder and child.health is None:
-            self.decoders[child.worker].stop()
+            self.decoders[self.workers.index(child)].stop()

@@ -10,7 +10,6 @@ never written again.
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,9 +22,8 @@ import numpy as np
 from prefixlab.bench.loadgen import job as jobs
 from prefixlab.bench.loadgen import progress
 from prefixlab.bench.loadgen.decoding.process import Decoder
-from prefixlab.bench.loadgen.decoding.recover import recover_worker
 from prefixlab.bench.loadgen.driver import Drive, OnProgress, Progress
-from prefixlab.bench.loadgen.fleet import TICK_S, Fleet, Interrupts
+from prefixlab.bench.loadgen.fleet import TICK_S, Interrupts, Machines, ThisMachine
 from prefixlab.bench.loadgen.health import ClientHealth
 from prefixlab.bench.loadgen.job import Job
 from prefixlab.bench.loadgen.outgoing import Address, RequestWriter
@@ -40,7 +38,6 @@ from prefixlab.core.clock import Clock, MonotonicClock
 
 MAX_INLINE_REQUESTS = 8
 """Up to so many are sent from this process: probes, which need not wait for others to start."""
-STREAMS_PER_WORKER = 1024
 
 
 class SocketDriver:
@@ -50,6 +47,7 @@ class SocketDriver:
         url: base URL; `path` under it, or the dialect's where None, is asked.
         read_timeout_s: the longest silence inside an answer, the wait for its first byte included.
         total_timeout_s: the longest a request may take; None: no limit.
+        machines: where client processes run; None: here. A handful of requests always goes from here.
 
     Raises:
         ConfigError: the URL or a header cannot be used.
@@ -70,9 +68,11 @@ class SocketDriver:
         reuse_connections: bool = True,
         verify_tls: bool = True,
         kernel_stamps: bool = True,
+        machines: Machines | None = None,
     ) -> None:
         address = Address(url, dialect.path if path is None else path)
         self._clock: Clock = MonotonicClock()
+        self._machines = machines or ThisMachine()
         self._write = RequestWriter(
             address,
             dialect,
@@ -113,7 +113,7 @@ class SocketDriver:
             if folder is None:
                 folder = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="prefixlab-")))
             num_planned = jobs.write_plan(folder, plan, self._write)
-            job = pace(self._job, load, num_planned)
+            job = pace(self._job, load, num_planned, self._machines)
             jobs.write_job(folder, job)
             run = _Run(folder, job, num_planned, self._clock, on_progress)
             if not num_planned:
@@ -121,7 +121,7 @@ class SocketDriver:
             elif num_planned <= MAX_INLINE_REQUESTS and load.num_workers is None:
                 health = run.here()
             else:
-                health = run.in_fleet()
+                health = run.in_fleet(self._machines)
             table = run.account()
             run.report()
             jobs.tidy(folder)
@@ -129,10 +129,10 @@ class SocketDriver:
         return Drive(table, float(ended_s.max(initial=0.0)), health, run.interrupted)
 
 
-def pace(job: Job, load: Load, num_planned: int) -> Job:
+def pace(job: Job, load: Load, num_planned: int, machines: Machines) -> Job:
     """`job` as `load` says, with the slots shared out over as many workers as have one."""
     cap = None if load.max_concurrency is None else min(load.max_concurrency, max(1, num_planned))
-    num_workers = load.num_workers or default_num_workers(cap or num_planned)
+    num_workers = load.num_workers or machines.default_num_workers(cap or num_planned)
     num_workers = max(1, min(num_workers, cap or num_planned, num_planned))
     return msgspec.structs.replace(
         job,
@@ -142,15 +142,6 @@ def pace(job: Job, load: Load, num_planned: int) -> Job:
         stop_after_ns=None if load.stop_after_s is None else _nanoseconds(load.stop_after_s),
         retries=load.retries,
     )
-
-
-def default_num_workers(num_streams: int) -> int:
-    """One per 1,024 streams, and one core left to the decoders and to whatever else there is."""
-    try:
-        num_cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        num_cores = os.cpu_count() or 1
-    return max(1, min(-(-num_streams // STREAMS_PER_WORKER), num_cores - 1))
 
 
 def _shares(total: int, num_parts: int) -> tuple[int, ...]:
@@ -198,25 +189,19 @@ class _Run:
             health.merge(decoder.health)
         return health
 
-    def in_fleet(self) -> ClientHealth:
+    def in_fleet(self, machines: Machines) -> ClientHealth:
         """In processes of their own."""
-        health = ClientHealth(num_workers=0)
-        with Interrupts() as interrupts, Fleet(self._folder, self._job.num_workers, self._clock) as fleet:
+        with (
+            Interrupts() as interrupts,
+            machines.fleet(self._folder, self._job.num_workers, self._clock) as fleet,
+        ):
             fleet.wait_until_ready()
             self._start_ns = fleet.start()
             fleet.watch(interrupts, self.report)
             self.interrupted = interrupts.count > 0
-        for worker, decoder in zip(fleet.workers, fleet.decoders, strict=True):
-            if worker.health is None:
-                self._deaths[worker.worker] = worker.describe_end()
-            else:
-                health.merge(worker.health)
-            if decoder.health is None:
-                _, recovered = recover_worker(self._folder, decoder.worker, self._job)
-                health.merge(recovered)
-            else:
-                health.merge(decoder.health)
-        return health
+            end = fleet.end()
+        self._deaths = end.deaths
+        return end.health
 
     def account(self) -> RecordTable:
         """The table of all that was planned, once nobody writes any more."""

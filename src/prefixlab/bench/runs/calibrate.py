@@ -24,8 +24,8 @@ from prefixlab.bench.calibrate.process import metronome
 from prefixlab.bench.calibrate.store import Calibration
 from prefixlab.bench.config.calibrate import CalibrateConfig
 from prefixlab.bench.loadgen.driver import Driver
+from prefixlab.bench.loadgen.fleet import default_num_workers
 from prefixlab.bench.loadgen.plan import Load, Planned
-from prefixlab.bench.loadgen.socket_driver import default_num_workers
 from prefixlab.bench.report.environment import machine_name
 from prefixlab.core.block_hash import as_token_ids
 from prefixlab.core.clock import wall_time_label
