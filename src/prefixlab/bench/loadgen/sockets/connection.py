@@ -129,7 +129,8 @@ class Connection:
             BlockingIOError: nothing has come yet.
             OSError: the connection is broken.
         """
-        data, ancillary, _, _ = self._recvmsg(READ_BYTES, ANCILLARY_BYTES)
+        recvmsg = self._recvmsg  # calling a slot is slower than calling a local (CPython 3.11)
+        data, ancillary, _, _ = recvmsg(READ_BYTES, ANCILLARY_BYTES)
         if ancillary:
             seconds, nanoseconds = _unpack(ancillary[0][2])
             return data, seconds * 1_000_000_000 + nanoseconds

@@ -81,18 +81,14 @@ class Exchange:
         "_active_ns",
         "_body_begun_at",
         "_connection",
-        "_keep",
+        "_hot",
         "_left",
         "_limits",
-        "_note_kernel",
-        "_note_length",
-        "_note_process",
         "_num_parsed",
         "_num_sent",
         "_on_end",
         "_pieces",
         "_reader",
-        "_receive",
         "_send_error",
         "_tally",
         "answer",
@@ -141,7 +137,7 @@ class Exchange:
         """Let go of the attempt's connection."""
         connection, self._connection = self._connection, None
         assert connection is not None
-        del self._receive, self._reader  # they hold on to us, and nobody collects cycles while a run is on
+        del self._hot, self._reader  # they hold on to us, and nobody collects cycles while a run is on
         return connection
 
     def _begin(self, connection: Connection, num_retries: int, *, reused: bool) -> None:
@@ -152,17 +148,20 @@ class Exchange:
         self.lives = False
         self._pieces: list[bytes] = []
         self.answer.pieces = self._pieces
-        # Looked up once instead of at every read.
-        self._note_process = self.answer.process_ns.append
-        self._note_kernel = self.answer.kernel_ns.append
-        self._note_length = self.answer.lengths.append
-        self._keep = self._pieces.append
         self._num_sent = 0
         self._num_parsed = 0
         self._body_begun_at: int | None = None
         self._left = 0
         self._send_error: OSError | None = None
-        self._receive = connection.receive
+        # What a read calls, looked up once instead of every time.
+        answer = self.answer
+        self._hot = (
+            connection.receive,
+            answer.process_ns.append,
+            answer.kernel_ns.append,
+            answer.lengths.append,
+            self._pieces.append,
+        )
         self._reader: Handler = self._on_head
 
     # Out -----------------------------------------------------------------------------------------------
@@ -225,8 +224,9 @@ class Exchange:
 
     def _read(self) -> bytes:
         """Keep what has come. Nothing returned: nothing has come, or the attempt has ended."""
+        receive, note_process, note_kernel, note_length, keep = self._hot
         try:
-            data, kernel_ns = self._receive()
+            data, kernel_ns = receive()
         except BlockingIOError:
             return b""
         except OSError as error:
@@ -235,10 +235,10 @@ class Exchange:
         if not data:
             self._closed()
             return b""
-        self._note_process(monotonic_ns())
-        self._note_kernel(kernel_ns)
-        self._note_length(len(data))
-        self._keep(data)
+        note_process(monotonic_ns())
+        note_kernel(kernel_ns)
+        note_length(len(data))
+        keep(data)
         return data
 
     def _on_head(self, events: int) -> None:

@@ -74,6 +74,7 @@ class Loop:
         self._to_look_at: deque[Exchange] = deque()
         self._clock = ClockSample(0, 0, 0)
         self._next_tick_ns = 0
+        self._wake_ns = 0
         self._starting = False
         self._cancelled = False
         self.health = ClientHealth()
@@ -84,22 +85,27 @@ class Loop:
             self._sample_clocks()
             while not self._cancelled:
                 now_ns = monotonic_ns()
-                if self._next_start_ns(now_ns) <= now_ns:
-                    self._start_due()
-                if now_ns >= self._next_tick_ns:
-                    self._tick(now_ns)
-                if self._to_look_at:
-                    self._look_at_some(now_ns)
-                next_ns = now_ns if self._to_look_at else self._next_start_ns(now_ns)
-                if next_ns == NOT_YET_NS and not self._in_flight:
+                if now_ns >= self._wake_ns and not self._see_to_what_is_due(now_ns):
                     break
-                self._poller.dispatch(min(next_ns, self._next_tick_ns))
+                self._poller.dispatch(self._wake_ns)
         finally:
             self._wind_up()
 
     def cancel(self) -> None:
         """Give up what is in flight and send nothing more; takes effect within a tick."""
         self._cancelled = True
+
+    def _see_to_what_is_due(self, now_ns: int) -> bool:
+        """And work out when something will be due next. False: all is done."""
+        if self._next_start_ns(now_ns) <= now_ns:
+            self._start_due()
+        if self._next_tick_ns <= now_ns:
+            self._tick(now_ns)
+        if self._to_look_at:
+            self._look_at_some(now_ns)
+        next_ns = now_ns if self._to_look_at else self._next_start_ns(now_ns)
+        self._wake_ns = min(next_ns, self._next_tick_ns)
+        return next_ns != NOT_YET_NS or bool(self._in_flight)
 
     # Starting ------------------------------------------------------------------------------------------
 
@@ -144,6 +150,7 @@ class Loop:
     def _on_end(self, exchange: Exchange, ending: Ending, detail: str) -> None:
         """An attempt has ended."""
         now_ns = monotonic_ns()
+        self._wake_ns = now_ns  # what is due next may have changed
         answer = exchange.answer
         self._let_go(exchange, keep=ending is Ending.COMPLETE and exchange.lives)
         nothing_came = ending in (Ending.DROPPED, Ending.RESET) and not answer.lengths

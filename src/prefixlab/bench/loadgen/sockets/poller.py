@@ -60,12 +60,15 @@ class Poller:
 
     def dispatch(self, deadline_ns: int) -> None:
         """Wait for events, until `deadline_ns` (monotonic) at most, and hand them out."""
-        get = self.handlers.get
-        for fd, events in self._wait(deadline_ns):
-            handler = get(fd)
-            if handler is not None:
-                handler(events)
-        self._close_removed()
+        raise AssertionError("the two ways to wait are below")
+
+    def _hand_out(self, happened: list[tuple[int, int]]) -> None:
+        handlers = self.handlers
+        for fd, events in happened:
+            if fd in handlers:
+                handlers[fd](events)
+        if self._removed:
+            self._close_removed()
 
     def close(self) -> None:
         """Sockets still registered are the caller's."""
@@ -74,9 +77,6 @@ class Poller:
     def _close_removed(self) -> None:
         while self._removed:
             self._removed.pop().close()
-
-    def _wait(self, deadline_ns: int) -> list[tuple[int, int]]:
-        raise AssertionError("the two ways to wait are below")
 
 
 class EpollPoller(Poller):
@@ -92,11 +92,11 @@ class EpollPoller(Poller):
         self._epoll.register(self._timer.fd, IN)
         self._armed_ns = 0
 
-    def _wait(self, deadline_ns: int) -> list[tuple[int, int]]:
+    def dispatch(self, deadline_ns: int) -> None:
         if deadline_ns != self._armed_ns:
             self._timer.arm(deadline_ns)
             self._armed_ns = deadline_ns
-        return self._epoll.poll(-1, _MAX_EVENTS)
+        self._hand_out(self._epoll.poll(-1, _MAX_EVENTS))
 
     def close(self) -> None:
         super().close()
@@ -111,12 +111,13 @@ class SpinPoller(Poller):
         self._poll = select.poll()
         super().__init__(self._poll)
 
-    def _wait(self, deadline_ns: int) -> list[tuple[int, int]]:
+    def dispatch(self, deadline_ns: int) -> None:
         while True:
             left_ns = deadline_ns - monotonic_ns()
-            events = self._poll.poll(max(0, left_ns // 1_000_000 - _SPIN_MS))
-            if events or left_ns <= 0:
-                return events
+            happened = self._poll.poll(max(0, left_ns // 1_000_000 - _SPIN_MS))
+            if happened or left_ns <= 0:
+                self._hand_out(happened)
+                return
 
 
 def make_poller() -> Poller:
