@@ -22,7 +22,7 @@ def a_run(
     rate: float | None = None,
     failed: int = 0,
 ) -> RecordTable:
-    """TTFT 0.1 s and some, ITL 0.02 s on average. With a rate, requests come at it, not as slots come free."""
+    """TTFT 0.1 s and some, ITL 0.02 s on average. With a rate requests come at it, else as slots free."""
     rng = np.random.default_rng(seed)
     free_at = [0.0] * concurrency
     records: list[Record] = []

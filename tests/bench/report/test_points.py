@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from prefixlab.bench.loadgen.health import ClientHealth
+from prefixlab.bench.metrics.point import PointResult, evaluate
+from prefixlab.bench.records.record import Outcome, Record
+from prefixlab.bench.records.table import RecordTable
+from prefixlab.bench.report.points.block import point_block
+from prefixlab.bench.report.points.keys import result_keys
+from prefixlab.bench.report.points.side_by_side import passes, points_table, write_csv
+from prefixlab.bench.report.points.styles import STYLES, show_point
+from prefixlab.core.errors import ConfigError
+from tests.bench.helpers import ok_record
+from tests.bench.points import NUM_TOKENS, a_point, settings_of
+
+# `vllm bench serve --save-result` of 0.32 writes these, given --percentile-metrics ttft,tpot,itl,e2el.
+VLLM_KEYS = {
+    *("date", "endpoint_type", "backend", "label", "model_id", "tokenizer_id", "num_prompts"),
+    *("request_rate", "burstiness", "max_concurrency"),
+    *("duration", "completed", "failed", "total_input_tokens", "total_output_tokens"),
+    *("request_throughput", "request_goodput", "output_throughput", "total_token_throughput"),
+    *("max_output_tokens_per_s", "max_concurrent_requests"),
+    *(
+        f"{statistic}_{metric}_ms"
+        for statistic in ("mean", "median", "std", "p99")
+        for metric in ("ttft", "tpot", "itl", "e2el")
+    ),
+}
+VLLM_DETAILED_KEYS = {
+    "input_lens",
+    "output_lens",
+    "start_times",
+    "ttfts",
+    "itls",
+    "generated_texts",
+    "errors",
+}
+SGLANG_KEYS = {
+    *("backend", "dataset_name", "request_rate", "max_concurrency", "duration", "completed"),
+    *("total_input_tokens", "total_output_tokens", "total_output_tokens_retokenized"),
+    *("request_throughput", "input_throughput", "output_throughput", "total_throughput", "concurrency"),
+    *(f"{statistic}_e2e_latency_ms" for statistic in ("mean", "median", "std", "p90", "p99")),
+    *(f"{statistic}_itl_ms" for statistic in ("mean", "median", "std", "p95", "p99", "max")),
+}
+
+
+def labels(block: str) -> list[str]:
+    return [line.split(":")[0] + ":" for line in block.splitlines() if ":" in line]
+
+
+def shown(result: PointResult, style: str) -> str:
+    console = Console(file=io.StringIO(), width=140, highlight=False)
+    show_point(console, result, style)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+class TestKeys:
+    def test_vllms_and_sglangs_keys_are_all_there(self) -> None:
+        keys = result_keys(a_point(), detailed=True)
+        assert keys.keys() >= VLLM_KEYS | VLLM_DETAILED_KEYS | SGLANG_KEYS
+        assert not result_keys(a_point()).keys() & VLLM_DETAILED_KEYS
+
+    def test_an_infinite_rate_is_written_as_vllm_writes_it(self) -> None:
+        assert result_keys(a_point())["request_rate"] == "inf"
+        assert result_keys(a_point(open_loop=True))["request_rate"] == 50.0
+
+    def test_it_is_valid_json_also_where_nothing_was_measured(self) -> None:
+        nothing = RecordTable.of([Record("u", Outcome.UNSENT, 0.0)])
+        for table in (nothing, RecordTable.of([])):
+            text = shown(evaluate(settings_of(), [table], ClientHealth()), "json")
+            keys = json.loads(text, parse_constant=pytest.fail)
+            assert keys["completed"] == 0
+            assert keys["mean_ttft_ms"] is None
+            assert keys["request_throughput"] is None
+
+    def test_percentiles_asked_for_have_vllms_names(self) -> None:
+        keys = result_keys(a_point(percentiles=(25.0, 99.9)))
+        assert keys["p25_ttft_ms"] < keys["median_ttft_ms"] < keys["p99.9_ttft_ms"]
+
+    def test_intervals_stand_under_the_key_of_their_figure(self) -> None:
+        keys = result_keys(a_point())
+        low, high, method = keys["intervals_95"]["mean_ttft_ms"]
+        assert low < keys["mean_ttft_ms"] < high
+        assert method == "batch means, 30"
+        assert keys["intervals_95"].keys() <= keys.keys()
+
+    def test_details_are_one_entry_per_request_in_seconds_and_texts_are_not_kept(self) -> None:
+        keys = result_keys(a_point(failed=1), detailed=True)
+        assert {len(keys[name]) for name in VLLM_DETAILED_KEYS if keys[name] is not None} == {201}
+        assert keys["generated_texts"] is None
+        assert keys["ttfts"][-1] is None
+        assert keys["errors"][-1] == "HTTP 503: full"
+        assert keys["itls"][0] == pytest.approx([0.02] * (NUM_TOKENS - 1), abs=0.2)
+        assert keys["start_times"][0] == 0.0
+
+    def test_the_users_metadata_is_carried(self) -> None:
+        result = a_point()
+        noted = replace(result, settings=replace(result.settings, metadata={"gpu": "H200"}))
+        assert result_keys(noted)["gpu"] == "H200"
+
+    def test_the_clients_health_and_what_became_of_every_request_are_there(self) -> None:
+        health = ClientHealth(stamps="kernel", num_reads=100, num_merged_reads=3, num_reused=7, num_workers=2)
+        health.read_lag_s.record(0.002)
+        keys = result_keys(a_point(failed=2, health=health))
+        assert keys["planned"] == 202
+        assert (keys["completed"], keys["failed"], keys["cancelled"], keys["unsent"]) == (200, 2, 0, 0)
+        assert keys["failures"] == {"http_status": 2}
+        assert keys["client"]["read_lag_p99_ms"] == pytest.approx(2.0, rel=0.01)
+        assert (keys["client"]["merged_reads"], keys["client"]["connections_reused"]) == (3, 7)
+
+
+class TestBlock:
+    def test_labels_that_vllms_users_grep_for_come_first_in_vllms_order(self) -> None:
+        block = point_block(a_point(open_loop=True, goodput="ttft:500"))
+        assert block.splitlines()[0] == "============ Serving Benchmark Result ============"
+        assert labels(block)[:13] == [
+            "Successful requests:",
+            "Failed requests:",
+            "Maximum request concurrency:",
+            "Request rate configured (RPS):",
+            "Benchmark duration (s):",
+            "Total input tokens:",
+            "Total generated tokens:",
+            "Request throughput (req/s):",
+            "Request goodput (req/s):",
+            "Output token throughput (tok/s):",
+            "Peak output token throughput (tok/s):",
+            "Peak concurrent requests:",
+            "Total token throughput (tok/s):",
+        ]
+
+    def test_sections_are_vllms_with_the_percentiles_asked_for(self) -> None:
+        lines = point_block(a_point(percentiles=(25.0, 99.9))).splitlines()
+        at = lines.index("---------------Time to First Token----------------")
+        assert [line.split(":")[0] for line in lines[at + 1 : at + 6]] == [
+            "Mean TTFT (ms)",
+            "Mean TTFT 95% interval (ms)",
+            "Median TTFT (ms)",
+            "P25 TTFT (ms)",
+            "P99.9 TTFT (ms)",
+        ]
+        assert "-----Time per Output Token (excl. 1st token)------" in lines
+        assert "---------------Inter-token Latency----------------" in lines
+
+    def test_end_to_end_latency_is_shown_on_request(self) -> None:
+        result = a_point()
+        assert "End-to-end Latency" not in point_block(result)
+        asked = replace(result, settings=replace(result.settings, selected=("e2el",)))
+        assert "----------------End-to-end Latency----------------" in point_block(asked)
+        assert "Mean E2EL (ms):" in point_block(asked)
+        assert "Mean TTFT" not in point_block(asked)
+
+    def test_in_open_loop_latency_from_the_schedule_comes_first_and_saturation_is_said(self) -> None:
+        block = point_block(a_point(open_loop=True))
+        assert block.index("Time to First Token from Schedule") < block.index("-Time to First Token-")
+        assert "Pacing:                                  open loop, Poisson" in block
+        assert "Saturated:                               yes" in block
+        assert "note: saturated: " in block
+
+    def test_in_closed_loop_there_is_no_schedule(self) -> None:
+        block = point_block(a_point())
+        assert "from Schedule" not in block
+        assert "Saturated" not in block
+        assert "Pacing:                                  closed loop" in block
+
+    def test_failures_are_counted_by_kind(self) -> None:
+        assert "Failed, http status:                     3" in point_block(a_point(failed=3))
+
+    def test_what_was_not_measured_is_not_shown_as_zero(self) -> None:
+        nothing = evaluate(
+            settings_of(), [RecordTable.of([Record("u", Outcome.UNSENT, 0.0)])], ClientHealth()
+        )
+        block = point_block(nothing)
+        assert "Mean TTFT (ms):                          n/a" in block
+        assert "Request throughput (req/s):              n/a" in block
+        assert "Unsent requests:                         1" in block
+
+    def test_reasoning_has_a_section_where_there_is_some(self) -> None:
+        thinking = ok_record("a", arrivals_s=[1.0, 2.0], first_content_s=2.0, num_reasoning_tokens=1)
+        block = point_block(evaluate(settings_of(), [RecordTable.of([thinking])], ClientHealth()))
+        assert "Time to First Content" in block
+        assert "Total reasoning tokens:                  1" in block
+        assert "Content" not in point_block(a_point())
+
+    def test_the_client_tells_how_far_it_is_to_be_believed(self) -> None:
+        health = ClientHealth(
+            stamps="kernel", num_reads=1000, num_merged_reads=3, num_connects=4, num_reused=6
+        )
+        block = point_block(a_point(health=health))
+        for row in ("Arrival stamps:                          kernel", "3 of 1000", "4 / 6", "Clock steps:"):
+            assert row in block
+
+
+class TestStyles:
+    def test_every_style_shows_the_same_figure(self) -> None:
+        result = a_point(goodput="ttft:500")
+        mean_ms = f"{(result.metrics.ttft_s.mean or 0) * 1e3:.2f}"
+        assert set(STYLES) == {"vllm", "table", "json"}
+        assert mean_ms in shown(result, "vllm")
+        assert mean_ms in shown(result, "table")
+        assert f"{json.loads(shown(result, 'json'))['mean_ttft_ms']:.2f}" == mean_ms
+
+    def test_the_table_accounts_for_every_request(self) -> None:
+        text = shown(a_point(failed=2), "table")
+        assert "202 planned = 200 ok + 2 failed (2 http_status) + 0 cancelled + 0 unsent" in text
+
+    def test_the_table_has_an_interval_beside_each_mean_and_the_schedule_first_in_open_loop(self) -> None:
+        text = shown(a_point(open_loop=True), "table")
+        assert "± 95 %" in text
+        assert text.index("TTFT from schedule (ms)") < text.index("TTFT (ms)")
+        assert "saturated: yes" in text
+
+
+class TestSideBySide:
+    def test_a_row_per_point_with_what_was_swept_first_and_the_mark_last(self) -> None:
+        results = [a_point(concurrency=c, goodput="ttft:120") for c in (1, 2, 8)]
+        console = Console(file=io.StringIO(), width=120, highlight=False)
+        console.print(points_table(results))
+        assert isinstance(console.file, io.StringIO)
+        rows = [line.split() for line in console.file.getvalue().splitlines()]
+        rows = [row for row in rows if row and row[0] in {"1", "2", "8"}]
+        assert [row[0] for row in rows] == ["1", "2", "8"]
+        assert all(row[-1] == "fail" for row in rows)
+        assert not any("…" in cell for row in rows for cell in row), "the table fits a terminal"
+
+    def test_a_point_passes_when_nearly_every_request_meets_the_objectives(self) -> None:
+        assert passes(a_point(goodput="ttft:10000")) is True
+        assert passes(a_point(goodput="ttft:10000", failed=1)) is True
+        assert passes(a_point(goodput="ttft:10000", failed=5)) is False
+        assert passes(a_point()) is None
+
+    def test_open_loop_points_say_whether_they_kept_up(self) -> None:
+        console = Console(file=io.StringIO(), width=140, highlight=False)
+        console.print(points_table([a_point(open_loop=True)]))
+        assert isinstance(console.file, io.StringIO)
+        text = console.file.getvalue()
+        assert "in open loop from the schedule" in text
+        assert "yes" in text
+
+    def test_the_csv_has_a_row_per_point_and_only_single_values(self, tmp_path: Path) -> None:
+        write_csv(tmp_path / "sweep.csv", [a_point(concurrency=c) for c in (1, 2)])
+        with (tmp_path / "sweep.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["--max-concurrency"] for row in rows] == ["1", "2"]
+        assert float(rows[0]["mean_ttft_ms"]) > 100
+        assert rows[0]["request_goodput"] == ""
+        assert not any(value.startswith(("[", "{")) for value in rows[0].values())
+
+    def test_a_file_that_cannot_be_written_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="nowhere"):
+            write_csv(tmp_path / "nowhere" / "sweep.csv", [a_point()])
