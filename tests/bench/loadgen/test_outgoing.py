@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Mapping
 
 import pytest
@@ -51,10 +52,10 @@ def test_a_request_is_complete_and_says_how_long_its_body_is() -> None:
     assert sent(reuse_connections=False)[1]["connection"] == "close"
 
 
-def test_a_request_is_named_so_that_a_servers_log_can_be_matched_and_runs_do_not_collide() -> None:
-    one, two = sent()[1]["x-request-id"], sent()[1]["x-request-id"]
-    assert one.startswith("r1-") and two.startswith("r1-") and one != two
-    assert sent(request_id="a b\r\n")[1]["x-request-id"].startswith("a%20b%0D%0A-")
+def test_a_request_is_named_by_a_uuid_of_its_own_in_every_run() -> None:
+    names = [sent(request_id=name)[1]["x-request-id"] for name in ("r1", "r1", "a b\r\n")]
+    assert len(set(names)) == 3
+    assert all(str(uuid.UUID(name)) == name and uuid.UUID(name).version == 4 for name in names)
 
 
 def test_headers_given_win_over_ours_whatever_their_case() -> None:

@@ -8,8 +8,10 @@ Invariant: every request is complete in itself, with the length of its body name
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
+import uuid
 from collections.abc import Mapping
 from urllib.parse import quote, urlsplit
 
@@ -71,7 +73,7 @@ class RequestWriter:
         self._dialect = dialect
         self._model = model
         # Ids repeat from run to run, and a server may refuse one it still knows.
-        self._run_id = secrets.token_hex(4)
+        self._run_id = secrets.token_bytes(16)
         fields = {
             "Host": address.netloc,
             "User-Agent": "prefixlab",
@@ -94,8 +96,13 @@ class RequestWriter:
         body = msgspec.json.encode(self._dialect.body(request, self._model))
         head = self._head + b"Content-Length: %d\r\n" % len(body)
         if self._names_requests:
-            head += f"X-Request-Id: {quote(request.request_id)}-{self._run_id}\r\n".encode()
+            head += b"X-Request-Id: %s\r\n" % self._name(request).encode()
         return head + b"\r\n" + body
+
+    def _name(self, request: TargetRequest) -> str:
+        """A UUID, for some servers (llama-cpp-python's) refuse any other name with a bare 400."""
+        digest = hashlib.sha256(self._run_id + request.request_id.encode()).digest()
+        return str(uuid.UUID(bytes=digest[:16], version=4))
 
 
 def _header(name: str, value: str) -> str:
