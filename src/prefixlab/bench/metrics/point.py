@@ -105,7 +105,6 @@ def evaluate(
 
     AssertionError where a table holds a request twice.
     """
-
     for run in runs:
         check_complete(run, len(run))
     table = RecordTable.pool(runs)
