@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from prefixlab.bench.metrics.distribution import Distribution
 from prefixlab.bench.metrics.latencies import itl_s
 from prefixlab.bench.metrics.summary import as_result_keys, summarise
-from prefixlab.bench.records.table import RecordTable
 from prefixlab.bench.records.record import Failure, Outcome, Record
+from prefixlab.bench.records.table import RecordTable
 from tests.bench.helpers import ok_record
 
 
