@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prefixlab.bench.loadgen.health import ClientHealth
+from prefixlab.bench.loadgen.health import ClientHealth, NodeClock
 from prefixlab.core.errors import ConfigError
 
 
@@ -34,6 +34,16 @@ def test_workers_of_different_stamps_are_mixed_and_decoders_have_no_say() -> Non
     assert (health.stamps, health.num_reads, health.num_workers) == ("kernel", 9, 1)
     health.merge(worker("process"))
     assert health.stamps == "mixed"
+
+
+def test_machines_stand_side_by_side() -> None:
+    health = worker()
+    health.nodes = [NodeClock("a", 2, offset_s=-3.5, uncertainty_s=0.001)]
+    other = worker()
+    other.nodes = [NodeClock("b", 1, 0.0, 0.002, drift_s=0.1, drift_uncertainty_s=0.003, lost="power")]
+    health.merge(other)
+    assert [node.node for node in health.nodes] == ["a", "b"]
+    assert ClientHealth.from_json(health.to_json()).nodes == health.nodes
 
 
 @pytest.mark.parametrize(("drifts", "worst"), [((None, None), None), ((1.0, None), 1.0), ((2.0, -3.0), -3.0)])

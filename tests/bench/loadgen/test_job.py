@@ -7,6 +7,7 @@ import pytest
 from prefixlab.bench.loadgen import job as jobs
 from prefixlab.bench.loadgen.job import Job
 from prefixlab.bench.loadgen.plan import Planned
+from prefixlab.bench.loadgen.sockets.plan_file import PlanRows
 from prefixlab.core.errors import ConfigError
 from prefixlab.core.target import TargetRequest
 
@@ -64,3 +65,41 @@ def test_a_job_and_its_start_are_read_back(tmp_path: Path) -> None:
 def test_a_folder_without_a_job_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not the folder of a run"):
         jobs.read_job(tmp_path)
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 40, 1 << 20])
+@pytest.mark.parametrize("num_requests", [0, 1, 7])
+@pytest.mark.parametrize(("workers", "num_workers"), [([0], 1), ([0, 1], 2), ([1], 3), ([0, 2], 3)])
+def test_a_share_carried_elsewhere_gives_its_workers_the_same_rows(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    workers: list[int],
+    num_workers: int,
+    num_requests: int,
+    piece_bytes: int,
+) -> None:
+    monkeypatch.setattr(jobs, "_PIECE_BYTES", piece_bytes)
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    jobs.write_plan(here, a_plan(num_requests), as_text)
+    jobs.write_job(here, Job(host="h", port=1, dialect="chat", path="/", num_workers=num_workers))
+    for name, data in jobs.share(here, workers):
+        with (there / name).open("ab") as file:
+            file.write(data)
+    assert jobs.read_job(there) == jobs.read_job(here)
+    for worker in workers:
+        got, expected = (PlanRows(folder, worker, num_workers) for folder in (there, here))
+        assert got.due_ns.tolist() == expected.due_ns.tolist()
+        for row in range(len(expected)):
+            assert bytes(got.payload(row)) == bytes(expected.payload(row))
+        got.close()
+        expected.close()
+        mine = slice(worker, None, num_workers)
+        assert list(jobs.read_templates(there)[mine]) == list(jobs.read_templates(here)[mine])
+    own = sum(
+        len(as_text(planned.request))
+        for worker in workers
+        for planned in a_plan(num_requests)[worker::num_workers]
+    )
+    assert (there / jobs.PLAN_BYTES).stat().st_size == own, "and nothing of the others"

@@ -16,6 +16,31 @@ from prefixlab.core.errors import ConfigError
 from prefixlab.core.histogram import Histogram
 
 
+@dataclass(frozen=True, slots=True)
+class NodeClock:
+    """One of several machines that requests were sent from, and how its monotonic clock stood to ours.
+
+    Only the schedule crosses machines: a latency is the difference of two stamps of one machine.
+
+    Attributes:
+        node: the machine, for people.
+        num_workers: client processes on it.
+        offset_s: its clock minus the driver's, as the run began.
+        uncertainty_s: how wrong that may be at most.
+        drift_s: how much the offset had changed by the end; None if nobody was there to ask any more.
+        drift_uncertainty_s: how wrong that may be at most.
+        lost: what became of the machine, if it was lost in mid-run.
+    """
+
+    node: str
+    num_workers: int
+    offset_s: float
+    uncertainty_s: float
+    drift_s: float | None = None
+    drift_uncertainty_s: float = 0.0
+    lost: str | None = None
+
+
 @dataclass(slots=True)
 class ClientHealth:
     """Of one run, or of one worker of it.
@@ -35,6 +60,7 @@ class ClientHealth:
         clock_drift_ppm: drift of the wall clock against the monotonic one, largest seen; None if unknown.
         peak_in_flight, peak_queued: most requests sent and unanswered, and due and unsent, at once.
         cpu_s, wall_s: CPU time and duration of the socket loops (sums over workers).
+        nodes: the machines, where there were several: one entry each per run.
         num_workers: client processes. 0 in a part that a decoder measured, whose socket loop counts itself.
     """
 
@@ -52,6 +78,7 @@ class ClientHealth:
     peak_queued: int = 0
     cpu_s: float = 0.0
     wall_s: float = 0.0
+    nodes: list[NodeClock] = field(default_factory=list)
     num_workers: int = 1
 
     def merge(self, other: ClientHealth) -> None:
@@ -64,6 +91,7 @@ class ClientHealth:
         self.clock_drift_ppm = max(drifts, key=abs, default=None)
         self.read_lag_s.merge(other.read_lag_s)
         self.send_lag_s.merge(other.send_lag_s)
+        self.nodes = [*self.nodes, *other.nodes]
         for name in _SUMS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
@@ -83,18 +111,21 @@ class ClientHealth:
             state: dict[str, Any] = json.loads(text)
             for name in _HISTOGRAMS:
                 state[name] = Histogram.from_state(state[name])
+            state["nodes"] = [NodeClock(**node) for node in state.get("nodes", ())]
             return cls(**state)
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"not a client's health: {text[:100]!r} ({error!r})") from None
 
 
 def _to_state(value: object) -> object:
-    return value.to_state() if isinstance(value, Histogram) else value
+    if isinstance(value, Histogram):
+        return value.to_state()
+    return [dataclasses.asdict(node) for node in value] if isinstance(value, list) else value
 
 
 _HISTOGRAMS = ("read_lag_s", "send_lag_s")
 _SUMS = tuple(
     item.name
     for item in dataclasses.fields(ClientHealth)
-    if item.name not in ("stamps", "clock_drift_ppm", *_HISTOGRAMS)
+    if item.name not in ("stamps", "clock_drift_ppm", "nodes", *_HISTOGRAMS)
 )

@@ -22,12 +22,13 @@ Invariant: until then, what a crash leaves in the folder is enough for a record 
 
 from __future__ import annotations
 
+import io
 import mmap
 import struct
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, BinaryIO, overload
 
 import msgspec
 import numpy as np
@@ -77,6 +78,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 PLAN_BYTES, PLAN_ROWS, TEMPLATES = "plan.bin", "plan.npy", "templates.bin"
 _JOB, _START = "job.json", "start.json"
+_PIECE_BYTES = 32 << 20
 _LENGTH = struct.Struct("<I")
 
 
@@ -214,6 +216,55 @@ def _starts(data: bytes | mmap.mmap) -> Iterator[int]:
 
 
 def read_templates(folder: Path) -> Templates:
-    with (folder / TEMPLATES).open("rb") as file:
-        empty = not (folder / TEMPLATES).stat().st_size  # which cannot be mapped
-        return Templates(b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    return Templates(_mapped(folder / TEMPLATES))
+
+
+def _mapped(path: Path) -> bytes | mmap.mmap:
+    if not path.stat().st_size:
+        return b""  # which cannot be mapped
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def share(folder: Path, workers: Collection[int]) -> Iterator[tuple[str, bytes]]:
+    """What these workers of the job in `folder` need of it elsewhere: names of files, and pieces
+    to append to them. Rows and templates keep their places; those of other workers are empty.
+    """
+    yield _JOB, (folder / _JOB).read_bytes()
+    rows = np.array(read_plan(folder))
+    mine = np.isin(np.arange(len(rows)) % read_job(folder).num_workers, list(workers))
+    starts, lengths = rows["start"][mine], rows["length"][mine].astype(np.uint64)
+    rows["start"][~mine] = rows["length"][~mine] = 0
+    rows["start"][mine] = np.cumsum(lengths) - lengths
+    file = io.BytesIO()
+    np.save(file, rows)
+    yield PLAN_ROWS, file.getvalue()
+    with (folder / PLAN_BYTES).open("rb") as bodies:
+        places = zip(starts.tolist(), lengths.tolist(), strict=True)
+        for piece in _in_pieces(_read_at(bodies, *place) for place in places):
+            yield PLAN_BYTES, piece
+    for piece in _in_pieces(_kept(_mapped(folder / TEMPLATES), mine.tolist())):
+        yield TEMPLATES, piece
+
+
+def _kept(templates: bytes | mmap.mmap, mine: Sequence[bool]) -> Iterator[bytes]:
+    for start, is_mine in zip(_starts(templates), mine, strict=True):
+        (length,) = _LENGTH.unpack_from(templates, start - _LENGTH.size)
+        yield templates[start - _LENGTH.size : start + length] if is_mine else _LENGTH.pack(0)
+
+
+def _read_at(file: BinaryIO, start: int, length: int) -> bytes:
+    file.seek(start)
+    return file.read(length)
+
+
+def _in_pieces(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """All of it in few pieces; one, if empty, where there is nothing."""
+    held, size = [], 0
+    for part in parts:
+        held.append(part)
+        size += len(part)
+        if size >= _PIECE_BYTES:
+            yield b"".join(held)
+            held, size = [], 0
+    yield b"".join(held)
