@@ -58,7 +58,6 @@ class Connection:
         "_endpoint",
         "_handler",
         "_poller",
-        "_recvmsg",
         "_sock",
         "_stamps",
         "_tried",
@@ -129,8 +128,8 @@ class Connection:
             BlockingIOError: nothing has come yet.
             OSError: the connection is broken.
         """
-        recvmsg = self._recvmsg  # calling a slot is slower than calling a local (CPython 3.11)
-        data, ancillary, _, _ = recvmsg(READ_BYTES, ANCILLARY_BYTES)
+        assert self._sock is not None
+        data, ancillary, _, _ = self._sock.recvmsg(READ_BYTES, ANCILLARY_BYTES)
         if ancillary:
             seconds, nanoseconds = _unpack(ancillary[0][2])
             return data, seconds * 1_000_000_000 + nanoseconds
@@ -159,7 +158,6 @@ class Connection:
                 error = refused
                 continue
             self._sock = sock
-            self._recvmsg = sock.recvmsg
             return
         raise error
 

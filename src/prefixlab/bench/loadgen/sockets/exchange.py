@@ -81,7 +81,6 @@ class Exchange:
         "_active_ns",
         "_body_begun_at",
         "_connection",
-        "_hot",
         "_left",
         "_limits",
         "_num_parsed",
@@ -90,6 +89,7 @@ class Exchange:
         "_pieces",
         "_reader",
         "_send_error",
+        "_stamps",
         "_tally",
         "answer",
         "begun_ns",
@@ -134,10 +134,14 @@ class Exchange:
         return self._connection is not None
 
     def release(self) -> Connection:
-        """Let go of the attempt's connection."""
+        """Let go of the attempt's connection; its reads are in the answer then."""
         connection, self._connection = self._connection, None
         assert connection is not None
-        del self._hot, self._reader  # they hold on to us, and nobody collects cycles while a run is on
+        del self._reader  # it holds on to us, and nobody collects cycles while a run is on
+        answer, stamps = self.answer, self._stamps
+        answer.kernel_ns, answer.process_ns = stamps[0::2], stamps[1::2]
+        answer.lengths = array("I", map(len, self._pieces))
+        answer.pieces = self._pieces
         return connection
 
     def _begin(self, connection: Connection, num_retries: int, *, reused: bool) -> None:
@@ -147,21 +151,13 @@ class Exchange:
         self.reused = reused
         self.lives = False
         self._pieces: list[bytes] = []
-        self.answer.pieces = self._pieces
+        # The kernel's stamp and ours of each read, in turn: a read should touch few places in memory.
+        self._stamps = array("q")
         self._num_sent = 0
         self._num_parsed = 0
         self._body_begun_at: int | None = None
         self._left = 0
         self._send_error: OSError | None = None
-        # What a read calls, looked up once instead of every time.
-        answer = self.answer
-        self._hot = (
-            connection.receive,
-            answer.process_ns.append,
-            answer.kernel_ns.append,
-            answer.lengths.append,
-            self._pieces.append,
-        )
         self._reader: Handler = self._on_head
 
     # Out -----------------------------------------------------------------------------------------------
@@ -224,9 +220,10 @@ class Exchange:
 
     def _read(self) -> bytes:
         """Keep what has come. Nothing returned: nothing has come, or the attempt has ended."""
-        receive, note_process, note_kernel, note_length, keep = self._hot
+        connection = self._connection
+        assert connection is not None
         try:
-            data, kernel_ns = receive()
+            data, kernel_ns = connection.receive()
         except BlockingIOError:
             return b""
         except OSError as error:
@@ -235,10 +232,10 @@ class Exchange:
         if not data:
             self._closed()
             return b""
-        note_process(monotonic_ns())
-        note_kernel(kernel_ns)
-        note_length(len(data))
-        keep(data)
+        stamps = self._stamps
+        stamps.append(kernel_ns)
+        stamps.append(monotonic_ns())
+        self._pieces.append(data)
         return data
 
     def _on_head(self, events: int) -> None:
@@ -316,7 +313,7 @@ class Exchange:
         assert self._connection is not None
         whole = self._num_sent == len(self.turn.payload) and not self._connection.pending
         self.lives = whole and self.parser.keep_alive and not surplus and not self._connection.at_end
-        self.answer.ended_ns = self.answer.process_ns[-1]
+        self.answer.ended_ns = self._stamps[-1]
         self._on_end(self, Ending.COMPLETE, "")
 
     def _closed(self) -> None:
@@ -340,7 +337,7 @@ class Exchange:
             self._on_end(self, ending, detail)
 
     def _so_far(self) -> str:
-        return f"{sum(self.answer.lengths):,} bytes of an answer"
+        return f"{sum(map(len, self._pieces)):,} bytes of an answer"
 
     def look(self, now_ns: int) -> int:
         """See whether time has run out, or the answer ended unnoticed. When to look again, if neither."""
@@ -365,7 +362,7 @@ class Exchange:
                     return again_ns
                 deadline_ns = connection.connect_deadline_ns(started_ns, limits.connect_ns)
         else:
-            last_ns = max(self._active_ns, answer.process_ns[-1]) if answer.process_ns else self._active_ns
+            last_ns = max(self._active_ns, self._stamps[-1]) if self._stamps else self._active_ns
             deadline_ns = last_ns + limits.read_ns
             if now_ns >= deadline_ns:
                 silent = f"silent for {limits.read_ns / 1e9:g} s after {self._so_far()}"
