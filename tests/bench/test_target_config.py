@@ -29,6 +29,8 @@ URL = "http://127.0.0.1:30000"
         ({"base_url": URL, "backend": "in-process"}, "--backend in-process asks no server"),
         ({"backend": "in-process", "header": ("a=1",)}, "--header is for a server behind HTTP"),
         ({"backend": "in-process", "num_workers": 2}, "--num-workers is for a server behind HTTP"),
+        ({"backend": "in-process", "ray": "auto"}, "--ray is for a server behind HTTP"),
+        ({"base_url": URL, "ray": ""}, "--ray needs an address"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_refused_by_name(given: dict[str, Any], message: str) -> None:

@@ -9,11 +9,13 @@ say it once.
 
 from __future__ import annotations
 
-from prefixlab.bench.loadgen.health import ClientHealth
+from prefixlab.bench.loadgen.health import ClientHealth, NodeClock
 
 MAX_MERGED_SHARE = 0.01
 """Of reads: a merged one hides the gap between the chunks it brought, so p99 of ITL stands on the others."""
 MAX_SEND_LAG_S = 0.005
+MAX_CLOCK_ERROR_S = 0.005
+"""Of another machine's clock: so far off the schedule requests from there may have left."""
 
 
 def client_notes(health: ClientHealth) -> list[str]:
@@ -38,4 +40,30 @@ def client_notes(health: ClientHealth) -> list[str]:
         )
     if health.num_retries:
         notes.append(f"{health.num_retries:,} attempts were repeats of failed ones")
-    return notes
+    return notes + _node_notes(health.nodes)
+
+
+def _node_notes(nodes: list[NodeClock]) -> list[str]:
+    bound = f"{MAX_CLOCK_ERROR_S * 1e3:g} ms"
+    vague = {node.node for node in nodes if node.uncertainty_s > MAX_CLOCK_ERROR_S}
+    moved = {
+        node.node
+        for node in nodes
+        if node.drift_s is not None and abs(node.drift_s) - node.drift_uncertainty_s > MAX_CLOCK_ERROR_S
+    }
+    notes = []
+    if vague:
+        notes.append(
+            f"the clock of {_and(vague)} is known to no better than {bound}: requests from there may have "
+            "left that much off the schedule. Latencies are not affected"
+        )
+    if moved:
+        notes.append(
+            f"the clock of {_and(moved)} moved by more than {bound} against ours during the run: requests "
+            "from there left that much off the schedule. Latencies are not affected"
+        )
+    return notes + sorted({f"{node.lost}: its unfinished requests failed" for node in nodes if node.lost})
+
+
+def _and(names: set[str]) -> str:
+    return " and ".join(sorted(names))

@@ -81,7 +81,15 @@ class TargetConfig:
     )
     kernel_stamps: bool = setting(True, "take arrival times from the kernel, where it gives them")
     num_workers: int | None = setting(
-        None, "processes that send requests and stamp answers (default: what load and cores suggest)"
+        None,
+        "processes that send requests and stamp answers (default: what load and cores suggest; with --ray "
+        "one on each node)",
+    )
+    ray: str | None = setting(
+        None,
+        "spread client processes over the Ray cluster at ADDRESS, as ray.init takes it: auto, host:port, "
+        "ray://host:port (needs prefixlab[ray])",
+        metavar="ADDRESS",
     )
 
     def __post_init__(self) -> None:
@@ -105,6 +113,8 @@ class TargetConfig:
                 raise ConfigError(
                     f"--{name.replace('_', '-')} must lie in (0, {MAX_TIMEOUT_S:.0f}], not {value}"
                 )
+        if self.ray == "":
+            raise ConfigError("--ray needs an address: auto, host:port or ray://host:port")
         if self.endpoint is not None and not re.fullmatch(r"/[!-~]*", self.endpoint):
             raise ConfigError(f"--endpoint must be a path such as /v1/completions, not {self.endpoint!r}")
         self.extra_body()
@@ -116,7 +126,7 @@ class TargetConfig:
             raise ConfigError(
                 f"--backend {IN_PROCESS} asks no server: leave out --base-url, --host and --port"
             )
-        for name in ("endpoint", "header", "insecure", "request_timeout_s", "num_workers"):
+        for name in ("endpoint", "header", "insecure", "request_timeout_s", "num_workers", "ray"):
             if getattr(self, name):
                 raise ConfigError(f"--{name.replace('_', '-')} is for a server behind HTTP, not {IN_PROCESS}")
 

@@ -289,6 +289,8 @@ class ServeRun:
         if check.verdict in (Verdict.MORE, Verdict.LESS):
             notes.append(check.detail)
         notes += client_notes(result.health)
+        if result.health.nodes:
+            return notes  # a calibration is of one machine
         past = calibrations.check(
             calibrations.load(result.health.num_workers),
             tokens_per_s=metrics.output_throughput or 0.0,

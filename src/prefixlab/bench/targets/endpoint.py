@@ -9,7 +9,7 @@ Invariant: what the server states and the user contradicts is an error, never a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,9 @@ import httpx
 
 from prefixlab.bench.config.target import DEFAULT_VOCAB_SIZE, IN_PROCESS, TargetConfig
 from prefixlab.bench.loadgen.driver import Driver, Progress
+from prefixlab.bench.loadgen.fleet import Machines, ThisMachine
 from prefixlab.bench.loadgen.in_process import StreamDriver
+from prefixlab.bench.loadgen.machines.ray_cluster import RayCluster
 from prefixlab.bench.loadgen.plan import Load, Planned
 from prefixlab.bench.loadgen.socket_driver import SocketDriver
 from prefixlab.bench.records.record import Outcome, Record
@@ -170,7 +172,7 @@ def open_endpoint(
         ConfigError: the options contradict the server or each other.
         TargetError: the server cannot be reached, or is not what `--backend` says.
     """
-    with _open_admin(config, url) as client:
+    with _open_admin(config, url) as client, _machines(config) as machines:
         dialect, control = _speak(config.backend or "sglang", client)
         facts = control.facts()
         model, ignored = _model(dialect, config, facts)
@@ -178,7 +180,7 @@ def open_endpoint(
             url=url,
             backend=config.backend or facts.backend,
             model=model,
-            driver=_socket_driver(config, url, dialect, model),
+            driver=_socket_driver(config, url, dialect, model, machines),
             num_workers=config.num_workers,
             control=control,
             facts=facts,
@@ -226,7 +228,14 @@ def open_in_process(
     )
 
 
-def _socket_driver(config: TargetConfig, url: str, dialect: Dialect, model: str | None) -> Driver:
+def _machines(config: TargetConfig) -> AbstractContextManager[Machines]:
+    """Where client processes run, for as long as the block does."""
+    return nullcontext(ThisMachine()) if config.ray is None else RayCluster(config.ray)
+
+
+def _socket_driver(
+    config: TargetConfig, url: str, dialect: Dialect, model: str | None, machines: Machines
+) -> Driver:
     return SocketDriver(
         url,
         dialect,
@@ -240,6 +249,7 @@ def _socket_driver(config: TargetConfig, url: str, dialect: Dialect, model: str 
         reuse_connections=config.reuse_connections,
         verify_tls=not config.insecure,
         kernel_stamps=config.kernel_stamps,
+        machines=machines,
     )
 
 

@@ -28,7 +28,13 @@ from prefixlab.core.errors import ConfigError, EngineError
 
 _CONNECT_S = 60.0
 _KNOCK_S = 5.0
-_TRIAL = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
+_TRIAL = """
+import sys, ray
+try:
+    ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+except Exception as error:
+    sys.exit(" ".join(str(error).split()))
+"""
 
 
 class RayNode:

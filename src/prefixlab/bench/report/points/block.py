@@ -163,6 +163,13 @@ def _client_rows(result: PointResult) -> list[Row]:
         ("Mean connect time (ms):", milliseconds(metrics.connect_s.mean)),
         ("Clock steps:", health.num_clock_steps),
     ]
+    if health.nodes:
+        drifts = [abs(node.drift_s) for node in health.nodes if node.drift_s is not None]
+        rows += [
+            ("Client machines:", len({node.node for node in health.nodes})),
+            ("Clock uncertainty (ms):", milliseconds(max(node.uncertainty_s for node in health.nodes))),
+            ("Clock drift (ms):", milliseconds(max(drifts)) if drifts else None),
+        ]
     if health.wall_s:
         rows.append(("CPU of its core (%):", 100 * health.cpu_s / health.wall_s))
     return rows

@@ -10,6 +10,7 @@ vLLM writes.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from itertools import pairwise
 from typing import Any
@@ -86,6 +87,7 @@ def client_keys(health: ClientHealth) -> dict[str, Any]:
     return {
         "stamps": health.stamps,
         "workers": health.num_workers,
+        "nodes": [dataclasses.asdict(node) for node in health.nodes],
         "read_lag_p50_ms": milliseconds_at(health.read_lag_s, 0.5),
         "read_lag_p99_ms": milliseconds_at(health.read_lag_s, 0.99),
         "send_lag_p50_ms": milliseconds_at(health.send_lag_s, 0.5),
