@@ -52,7 +52,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         reuse_connections: an answered request's connection serves the next one.
         kernel_stamps: ask the kernel for arrival stamps where it has them.
         max_concurrency: per worker, one entry each; None: no limit.
-        segment: number of this stretch of a resumed run, copied into every record.
     """
 
     host: str
@@ -73,7 +72,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     total_timeout_ns: int | None = None
     reuse_connections: bool = True
     kernel_stamps: bool = True
-    segment: int = 0
 
 
 PLAN_BYTES, PLAN_ROWS, TEMPLATES = "plan.bin", "plan.npy", "templates.bin"

@@ -236,7 +236,6 @@ class _Run:
                             failure=Failure.CLIENT,
                             error=f"{death}; whether this request had been sent is not known",
                             client=worker,
-                            segment=self._job.segment,
                         )
                         file.write(line.encode(record))
                         self._counters[worker][Counter.FAILED] += 1

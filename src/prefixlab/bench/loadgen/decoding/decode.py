@@ -52,7 +52,6 @@ class AnswerDecoder:
         self.health = ClientHealth(num_workers=0)
         self._read = DIALECTS[job.dialect]().read
         self._worker = worker
-        self._segment = job.segment
         self._path = job.path
         host = f"[{job.host}]" if ":" in job.host else job.host
         self._url = f"{'https' if job.tls else 'http'}://{host}:{job.port}{job.path}"
@@ -68,7 +67,6 @@ class AnswerDecoder:
             template,
             intended_s=intended_s,
             client=self._worker,
-            segment=self._segment,
             num_retries=answer.num_retries,
         )
         never_sent = answer.sent_ns == NEVER
