@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
 import subprocess
@@ -51,6 +52,14 @@ def split_verb(words: list[str]) -> tuple[str, list[str]]:
 
 def test_the_reference_is_what_the_parsers_say_now() -> None:
     assert docs.PAGE.read_text() == docs.render(), "run: python -m prefixlab.cli.docs"
+
+
+def test_a_switch_has_one_spelling_to_turn_it_on_and_one_to_turn_it_off() -> None:
+    for parser in PARSERS.values():
+        for action in parser._actions:
+            if isinstance(action, argparse.BooleanOptionalAction):
+                on, off = action.option_strings
+                assert off == on.replace("--", "--no-", 1)
 
 
 def test_a_stale_reference_is_told(

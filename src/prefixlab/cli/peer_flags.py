@@ -19,6 +19,7 @@ SPELT_OTHERWISE: Mapping[str, tuple[str, Any, str]] = {
     "--skip-chat-template": ("chat_template", False, "--no-chat-template, as vLLM's client spells it"),
     "--apply-chat-template": ("chat_template", True, "--chat-template, as SGLang's client spells it"),
     "--tokenize-prompt": ("prompt_form", "ids", "--prompt-form ids, as SGLang's client spells it"),
+    "--output-details": ("save_detailed", True, "--save-detailed, as SGLang's client spells it"),
     "--no-run-dir": ("run_dir", "", "keep nothing in a folder of its own"),
 }
 """Flag → (setting, value, help)."""

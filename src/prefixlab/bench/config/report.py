@@ -45,9 +45,7 @@ class ReportConfig:
         metavar="DIR",
     )
     save_result: bool = setting(False, "write the result as vLLM's client does: one JSON file")
-    save_detailed: bool = setting(
-        False, "put every request's figures into that file too", aliases=("--output-details",)
-    )
+    save_detailed: bool = setting(False, "put every request's figures into that file too")
     append_result: bool = setting(False, "append the result to that file instead of replacing it")
     result_dir: str | None = setting(None, "folder of that file (default: here)", metavar="DIR")
     result_filename: str | None = setting(

@@ -76,9 +76,7 @@ class TargetConfig:
     request_timeout_s: float | None = setting(
         None, "longest a whole request may take before it counts as failed (default: no limit)"
     )
-    reuse_connections: bool = setting(
-        True, "send the next request on a connection that has answered one", aliases=("--connection-reuse",)
-    )
+    reuse_connections: bool = setting(True, "send the next request on a connection that has answered one")
     kernel_stamps: bool = setting(True, "take arrival times from the kernel, where it gives them")
     num_workers: int | None = setting(
         None,
