@@ -163,6 +163,7 @@ def test_an_interrupt_shows_what_was_measured_and_the_run_goes_on_later(
     shown = capsys.readouterr().out
     assert "Successful requests:                     400" in shown
     assert len(fake_server.bodies) - num_before == 400 - done
+    assert_only_what_belongs_is_in(Path("run"), num_segments=2)
 
 
 def test_a_run_killed_with_all_its_processes_goes_on_with_every_finished_request_kept(
@@ -190,6 +191,7 @@ def test_a_run_killed_with_all_its_processes_goes_on_with_every_finished_request
     wait_for(lambda: sum(map(count_lines, Path("run").glob("segments/0000/records-*.jsonl"))) >= 20)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    Path("run/segments/0001.json.new").write_text("half a no")
     kept = sum(map(count_lines, Path("run").glob("segments/0000/records-*.jsonl")))
     fake_server.behaviour.first_event_s = 0.0
     assert main(["bench", "serve", "--resume", "run", "--disable-tqdm"]) == 0
@@ -199,6 +201,18 @@ def test_a_run_killed_with_all_its_processes_goes_on_with_every_finished_request
     lines = [msgspec.json.decode(line) for line in Path("run/requests.jsonl").read_bytes().splitlines()]
     assert len({line["id"] for line in lines}) == 300
     assert sum(line.get("segment", 0) == 0 for line in lines) >= kept - 2  # torn lines are no records
+    assert_only_what_belongs_is_in(Path("run"), num_segments=2)
+
+
+def assert_only_what_belongs_is_in(run_dir: Path, num_segments: int) -> None:
+    """No plan, which may hold a key, no capture, no draft."""
+    segments = run_dir / "segments"
+    numbers = [f"{number:04}" for number in range(num_segments)]
+    assert {path.name for path in segments.iterdir()} == {*numbers, *(f"{number}.json" for number in numbers)}
+    for number in numbers:
+        names = {re.sub(r"\d+", "N", path.name) for path in (segments / number).iterdir()}
+        assert names == {"job.json", "start.json", "records-N.jsonl"}
+    assert not list(run_dir.rglob("*.new"))
 
 
 def count_lines(path: Path) -> int:

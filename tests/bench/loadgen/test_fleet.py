@@ -17,10 +17,12 @@ from prefixlab.bench.loadgen.capture import Answer
 from prefixlab.bench.loadgen.decoding.recover import recover, recover_worker
 from prefixlab.bench.loadgen.fleet import Interrupts, LocalFleet
 from prefixlab.bench.loadgen.job import Job
+from prefixlab.bench.loadgen.plan import Planned
 from prefixlab.bench.records.line import decode
 from prefixlab.bench.records.record import Outcome
 from prefixlab.core.clock import MonotonicClock, sleep
 from prefixlab.core.errors import ConfigError
+from prefixlab.core.target import TargetRequest
 from tests.bench.fake_server import FakeServer
 
 DRIVER = """
@@ -167,11 +169,17 @@ def test_whenever_a_driver_is_killed_every_finished_request_is_recovered(
     check_recovery(tmp_path)
 
 
-def test_a_folder_where_nothing_began_has_nothing_to_recover(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is not the folder of a run"):
-        recover(tmp_path)
-    jobs.write_job(tmp_path, Job(host="h", port=1, dialect="chat", path="/", num_workers=2))
+@pytest.mark.parametrize("laid_down", [False, True])
+def test_a_folder_where_nothing_began_has_nothing_to_recover_and_is_tidied(
+    tmp_path: Path, laid_down: bool
+) -> None:
+    jobs.write_plan(tmp_path, [Planned(TargetRequest("a", 1), 1)], lambda request: b"a key")
+    (tmp_path / "start.tmp").write_bytes(b"12")
+    if laid_down:
+        jobs.write_job(tmp_path, Job(host="h", port=1, dialect="chat", path="/", num_workers=2))
+        jobs.progress_path(tmp_path, 0).touch()
     assert recover(tmp_path) == 0
+    assert {path.name for path in tmp_path.iterdir()} == ({"job.json"} if laid_down else set())
 
 
 def test_a_line_that_is_no_record_is_named(tmp_path: Path) -> None:

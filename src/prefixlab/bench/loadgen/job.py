@@ -94,7 +94,8 @@ def records_path(folder: Path, worker: int) -> Path:
 
 def tidy(folder: Path) -> None:
     """Remove what nobody needs once every answer has its line. The plan may hold a key."""
-    for pattern in ("plan.*", TEMPLATES, "capture-*.bin", "progress-*.bin"):
+    # Captures first: where a kill leaves one, recovery needs the templates.
+    for pattern in ("capture-*.bin", "progress-*.bin", "plan.*", TEMPLATES, "*.tmp"):
         for path in folder.glob(pattern):
             path.unlink()
 
@@ -133,7 +134,13 @@ def read_plan(folder: Path) -> npt.NDArray[Any]:
 
 
 def write_job(folder: Path, job: Job) -> None:
-    (folder / _JOB).write_bytes(msgspec.json.encode(job))
+    """Note the job, once its plan is laid down; whole or not at all."""
+    _write_whole(folder / _JOB, msgspec.json.encode(job))
+
+
+def is_laid_down(folder: Path) -> bool:
+    """Whether a driver came so far in `folder` that anything can have been sent."""
+    return (folder / _JOB).exists()
 
 
 def read_job(folder: Path) -> Job:
@@ -146,9 +153,7 @@ def read_job(folder: Path) -> Job:
 
 def write_start(folder: Path, start_ns: int) -> None:
     """Note the start; whole or not at all."""
-    draft = folder / (_START + ".tmp")
-    draft.write_bytes(msgspec.json.encode(start_ns))
-    draft.replace(folder / _START)
+    _write_whole(folder / _START, msgspec.json.encode(start_ns))
 
 
 def read_start(folder: Path) -> int | None:
@@ -157,6 +162,12 @@ def read_start(folder: Path) -> int | None:
         return msgspec.json.decode((folder / _START).read_bytes(), type=int)
     except FileNotFoundError:
         return None
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    draft = path.with_suffix(".tmp")
+    draft.write_bytes(data)
+    draft.replace(path)
 
 
 class _Template(msgspec.Struct, array_like=True, omit_defaults=True):

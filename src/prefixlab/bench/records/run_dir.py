@@ -33,6 +33,7 @@ from prefixlab.core.errors import ConfigError
 
 CONFIG, SUMMARY, LOCK, SEGMENTS = "config.json", "summary.json", "lock", "segments"
 MAX_TRIES = 1000
+_DRAFT = ".new"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,8 @@ class RunDir:
         if run_dir.is_finished and not even_finished:
             run_dir.close()
             raise ConfigError(f"--resume {path}: that run is finished")
+        for draft in path.rglob(f"*{_DRAFT}"):  # a kill may have come while it was written
+            draft.unlink()
         return run_dir
 
     def __enter__(self) -> RunDir:
@@ -159,7 +162,7 @@ class RunDir:
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Whole or not at all, also if the machine stops."""
-        temporary = self.path / f"{name}.new"
+        temporary = self.path / f"{name}{_DRAFT}"
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()

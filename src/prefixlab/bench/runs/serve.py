@@ -40,8 +40,6 @@ from prefixlab.core.errors import ConfigError, TargetError
 from prefixlab.core.seams import Tokenizer
 
 MAX_WARM_UP_CONCURRENCY = 16
-JOB_FILE = "job.json"
-"""What the socket driver's folder holds, and no other driver's (see `loadgen/job.py`)."""
 
 
 class Watcher(Protocol):
@@ -147,8 +145,7 @@ class ServeRun:
         """What an earlier process left in the folder."""
         for segment in [] if self._folder is None else self._folder.segments():
             repeat = repeats[int(segment.about["repeat"])]
-            if (segment.folder / JOB_FILE).exists():  # its process may have been killed before it was read
-                recover(segment.folder)
+            recover(segment.folder)  # its process may have been killed before all of it was read
             table = segment.table()
             repeat.keep(table)
             repeat.spent_s += float(np.nanmax(table.last_s, initial=0.0))

@@ -22,14 +22,16 @@ from prefixlab.core.errors import ConfigError
 def recover(folder: Path) -> int:
     """Turn the captures of a run's folder into the lines that are missing; returns how many it wrote.
 
-    The captures and the plan are removed then. Torn tails of captures and of lines, which a kill leaves, are
-    passed over.
+    All but the records, the job and its start is removed then. Torn tails of captures and of lines, which a
+    kill leaves, are passed over.
 
     Raises:
-        ConfigError: `folder` is not that of a run, or a file in it is not what its name says.
+        ConfigError: a file in `folder` is not what its name says.
     """
-    job = jobs.read_job(folder)
-    count = sum(recover_worker(folder, worker, job)[0] for worker in range(job.num_workers))
+    count = 0
+    if jobs.is_laid_down(folder):
+        job = jobs.read_job(folder)
+        count = sum(recover_worker(folder, worker, job)[0] for worker in range(job.num_workers))
     jobs.tidy(folder)
     return count
 
