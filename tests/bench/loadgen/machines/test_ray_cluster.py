@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from prefixlab.bench.config.target import TargetConfig
 from prefixlab.bench.loadgen.driver import Progress
 from prefixlab.bench.loadgen.fleet import DECODER, WORKER
 from prefixlab.bench.loadgen.machines.ray_cluster import (
@@ -29,6 +30,7 @@ from prefixlab.bench.loadgen.plan import Load, Planned
 from prefixlab.bench.loadgen.socket_driver import SocketDriver
 from prefixlab.bench.records.record import Failure, Outcome, check_complete
 from prefixlab.bench.targets.dialects import CompletionsDialect
+from prefixlab.bench.targets.endpoint import open_endpoint
 from prefixlab.core.clock import sleep
 from prefixlab.core.errors import ConfigError
 from prefixlab.core.target import TargetRequest
@@ -84,6 +86,17 @@ def test_an_address_where_nobody_listens_is_named_at_once() -> None:
     for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
         with pytest.raises(ConfigError, match=f"^--ray {address}: .*refused"):
             RayCluster(address)
+
+
+@pytest.mark.service
+def test_a_server_is_measured_from_the_cluster_that_is_named(fake_server: FakeServer) -> None:
+    config = TargetConfig(base_url=fake_server.url, ray="nonsense")
+    with (
+        pytest.raises(ConfigError, match=r"^--ray nonsense: "),
+        open_endpoint(config, config.url, lambda facts: None),
+    ):
+        raise AssertionError("nothing is sent")
+    assert not fake_server.bodies
 
 
 @pytest.mark.service

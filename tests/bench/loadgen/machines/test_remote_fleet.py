@@ -119,6 +119,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     folder = tmp_path_factory.mktemp("elsewhere")
     monkeypatch.setattr(nodes, "mkdtemp", lambda prefix: mkdtemp(prefix=prefix, dir=folder))
     monkeypatch.setattr(remote_fleet, "POLL_S", 0.05)
+    monkeypatch.setattr(remote_fleet, "_HEAD_START_S", 0.1)
     yield folder
     assert not list(folder.iterdir())
 

@@ -12,6 +12,8 @@ and no file of ours is left.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import queue
 import shutil
 import threading
@@ -154,6 +156,9 @@ class _Run:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _work(self, workers: Sequence[int]) -> None:
+        with contextlib.suppress(OSError):
+            # Ray gives its processes a low priority, which a loop that has to be on time should not inherit.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 0)
         try:
             with LocalFleet(self.folder, workers, MonotonicClock()) as fleet:
                 fleet.wait_until_ready()

@@ -56,7 +56,12 @@ class RayNode:
         return self._name
 
     def call(self, method: str, *args: Any) -> Future[Any]:
-        future: Future[Any] = getattr(self._actor, method).remote(*args).future()
+        future: Future[Any]
+        try:
+            future = getattr(self._actor, method).remote(*args).future()
+        except Exception as error:  # Ray itself is gone
+            future = Future()
+            future.set_exception(error)
         return future
 
     def kill(self) -> None:

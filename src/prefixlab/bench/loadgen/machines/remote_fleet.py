@@ -52,7 +52,9 @@ class RemoteNode(Protocol):
     @property
     def name(self) -> str: ...
 
-    def call(self, method: str, *args: Any) -> Future[Any]: ...
+    def call(self, method: str, *args: Any) -> Future[Any]:
+        """Never raises: what goes wrong is in the future."""
+        ...
 
     def kill(self) -> None:
         """End what runs there for us, however far it is; returns at once."""
@@ -149,7 +151,8 @@ class RemoteFleet:
                 end.health.merge(post.end.health)
                 end.deaths |= {worker: f"{node.name}: {death}" for worker, death in post.end.deaths.items()}
                 after = self._clock_now(post)
-            clock = node_clock(node.name, len(post.workers), post.before, after, node.lost)
+            lost = node.lost if post.end is None else None  # afterwards it is no loss to this run
+            clock = node_clock(node.name, len(post.workers), post.before, after, lost)
             end.health.nodes.append(clock)
         return end
 
