@@ -95,18 +95,21 @@ def test_without_epoll_or_timerfd_a_run_is_the_same(tmp_path: Path, monkeypatch:
 # Connecting ----------------------------------------------------------------------------------------------
 
 
-def test_the_next_address_is_tried_when_one_refuses_and_remembered(poller: Poller) -> None:
+def test_addresses_are_tried_in_turn_and_the_one_that_works_is_remembered(poller: Poller) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         family = int(socket.AF_INET)
-        endpoint = Endpoint([(family, closed.getsockname()), (family, listener.getsockname())])
+        not_spoken_here = (9999, ("nowhere", 1))
+        endpoint = Endpoint(
+            [not_spoken_here, (family, closed.getsockname()), (family, listener.getsockname())]
+        )
         connection = Connection(endpoint, poller, None)
         stands: list[bool] = []
         connection.begin(lambda events: stands.append(connection.advance(events)))
         while not any(stands):
             poller.dispatch(monotonic_ns() + 60_000 * MS)
         connection.close()
-        assert endpoint.preferred == 1
+        assert endpoint.preferred == 2
         again = Connection(endpoint, poller, None)
         again.begin(lambda events: stands.append(again.advance(events)))
         stands.clear()

@@ -20,6 +20,7 @@ READ_BYTES = 16 * 1024
 """Per read. A token is a few hundred bytes; up to 64 KiB would cost the same (measured), beyond that more."""
 
 _unpack = TIMESPEC.unpack
+Address = tuple[str, int] | tuple[str, int, int, int]
 
 
 @dataclass(slots=True)
@@ -32,7 +33,7 @@ class Endpoint:
         preferred: index of the one that worked last; connections begin with it.
     """
 
-    addresses: list[tuple[int, tuple[str, int] | tuple[str, int, int, int]]]
+    addresses: list[tuple[int, Address]]
     error: str = ""
     preferred: int = 0
 
@@ -143,23 +144,29 @@ class Connection:
         while self._tried < len(addresses):
             family, address = addresses[(self._endpoint.preferred + self._tried) % len(addresses)]
             self._tried += 1
-            sock = socket.socket(family, socket.SOCK_STREAM)
             try:
-                sock.setblocking(False)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                if self._stamps is not None:
-                    self._stamps.ask(sock)
-                code = sock.connect_ex(address)
-                if code not in (0, errno.EINPROGRESS):
-                    raise OSError(code, os.strerror(code))
-                self._poller.add(sock, OUT, self._handler)
+                self._sock = self._connect_to(family, address)
+                return
             except OSError as refused:
-                sock.close()
                 error = refused
-                continue
-            self._sock = sock
-            return
         raise error
+
+    def _connect_to(self, family: int, address: Address) -> socket.socket:
+        """A socket that is connecting, and watched. Raises OSError."""
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._stamps is not None:
+                self._stamps.ask(sock)
+            code = sock.connect_ex(address)
+            if code not in (0, errno.EINPROGRESS):
+                raise OSError(code, os.strerror(code))
+            self._poller.add(sock, OUT, self._handler)
+        except OSError:
+            sock.close()
+            raise
+        return sock
 
     def _drop(self) -> None:
         if self._sock is not None:
