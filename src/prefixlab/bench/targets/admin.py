@@ -13,31 +13,28 @@ from typing import Any, cast
 import httpx
 import msgspec
 
+from prefixlab.bench.config.target import TargetConfig
 from prefixlab.bench.targets.dialects import quote
 from prefixlab.bench.targets.hints import with_hint
 from prefixlab.core.errors import TargetError
 
+NO_SETTINGS = TargetConfig()
 ANSWER_TIMEOUT_S = 40.0
 """Longer than a server is asked to wait for idle before it empties its cache."""
 
 
-def open_admin(
-    url: str,
-    *,
-    api_key: str | None = None,
-    headers: Mapping[str, str] | None = None,
-    verify_tls: bool = True,
-    connect_timeout_s: float = 10.0,
-) -> httpx.Client:
-    """A client for the server at `url`: no proxy, no retry. The caller closes it."""
-    sent = dict(headers or {})
+def open_admin(url: str, config: TargetConfig = NO_SETTINGS) -> httpx.Client:
+    """A client for the server at `url`, with the keys, headers and time-out of `config`: no proxy, no retry.
+    The caller closes it."""
+    headers = config.headers()
+    api_key = config.admin_api_key or config.api_key
     if api_key is not None:
-        sent["Authorization"] = f"Bearer {api_key}"
+        headers["Authorization"] = f"Bearer {api_key}"
     return httpx.Client(
         base_url=url,
-        headers=sent,
-        verify=verify_tls,
-        timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=connect_timeout_s),
+        headers=headers,
+        verify=not config.insecure,
+        timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=config.connect_timeout_s),
         trust_env=False,
     )
 

@@ -153,7 +153,7 @@ def wait_until_ready(config: TargetConfig, url: str, timeout_s: float, clock: Cl
         TargetError: it was not ready within `timeout_s`; says what it answered last.
     """
     deadline_s = clock.now() + timeout_s
-    with _open_admin(config, url) as client:
+    with open_admin(url, config) as client:
         left_s = timeout_s
         while missing := why_not_ready(client, max(READY_POLL_S, min(READY_ANSWER_S, left_s))):
             left_s = deadline_s - clock.now()
@@ -172,7 +172,7 @@ def open_endpoint(
         ConfigError: the options contradict the server or each other.
         TargetError: the server cannot be reached, or is not what `--backend` says.
     """
-    with _open_admin(config, url) as client, _machines(config) as machines:
+    with open_admin(url, config) as client, _machines(config) as machines:
         dialect, control = _speak(config.backend or "sglang", client)
         facts = control.facts()
         model, ignored = _model(dialect, config, facts)
@@ -250,16 +250,6 @@ def _socket_driver(
         verify_tls=not config.insecure,
         kernel_stamps=config.kernel_stamps,
         machines=machines,
-    )
-
-
-def _open_admin(config: TargetConfig, url: str) -> httpx.Client:
-    return open_admin(
-        url,
-        api_key=config.admin_api_key or config.api_key,
-        headers=config.headers(),
-        verify_tls=not config.insecure,
-        connect_timeout_s=config.connect_timeout_s,
     )
 
 
