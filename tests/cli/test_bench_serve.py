@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import pytest
 
 from prefixlab.bench.loadgen.driver import Progress
 from prefixlab.bench.report.progress import ProgressBar
+from prefixlab.cli.bench_point import given_settings, point_config
 from prefixlab.cli.main import main
 from prefixlab.core.clock import MonotonicClock, sleep
 from tests.bench.fake_server import FakeServer
@@ -313,13 +315,10 @@ def test_prompts_of_a_file_are_sent(fake_server: FakeServer) -> None:
     assert [body["max_completion_tokens"] for body in fake_server.bodies] == [3, 256]
 
 
-def test_where_only_a_backend_is_named_the_port_is_the_one_its_users_know(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_where_only_a_backend_is_named_the_port_is_the_one_its_users_know() -> None:
     for backend, port in (("vllm", 8000), ("openai-chat", 8000), ("sglang", 30000)):
-        words = ["--backend", backend, *SMALL, "--ready-check-timeout-sec", "0.01"]
-        assert main(["bench", "serve", *words]) == 1
-        assert f"127.0.0.1:{port}" in capsys.readouterr().err
+        config = point_config(given_settings(argparse.Namespace(backend=backend)))
+        assert config.target.url == f"http://127.0.0.1:{port}"
 
 
 def test_the_key_comes_from_where_openais_users_keep_it(

@@ -71,7 +71,7 @@ def given_settings(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ConfigError: a backend that is none.
     """
-    from prefixlab.bench.config.target import BACKENDS
+    from prefixlab.bench.config.target import BACKENDS, DEFAULT_PORTS
     from prefixlab.cli import peer_flags
     from prefixlab.core.config import did_you_mean
 
@@ -86,7 +86,7 @@ def given_settings(args: argparse.Namespace) -> dict[str, Any]:
             given.setdefault("range_ratio_of", "sglang")
     if given.get("served_model_name") is not None:
         given["model"] = given["served_model_name"]
-    port = peer_flags.DEFAULT_PORTS.get(given.get("backend", ""))
+    port = DEFAULT_PORTS.get(given.get("backend", ""))
     if port is not None and "base_url" not in given:
         given.setdefault("port", port)
     return given
@@ -141,29 +141,24 @@ def open_point_endpoint(config: ServeConfig) -> Iterator[Endpoint]:
         TargetError: it cannot be reached, or was not ready in time.
     """
     from prefixlab.bench.config.serve import PARTS
-    from prefixlab.bench.targets.detect import check_model, detect_backend
+    from prefixlab.bench.targets.detect import check_model, detect_backend, find_port
     from prefixlab.bench.targets.endpoint import wait_until_ready
     from prefixlab.cli.bench_target import endpoint_under_test
     from prefixlab.core.clock import MonotonicClock
 
     target = config.target
     if not target.is_embedded:
+        if target.backend is None and target.base_url is None and target.port is None:
+            target = dataclasses.replace(target, port=find_port(target))
         timeout_s = config.request.ready_check_timeout_sec
         if timeout_s:
             wait_until_ready(target, target.url, timeout_s, MonotonicClock())
         backend = target.backend or detect_backend(target, target.url)
         if target.backend is None:
             print(f"{target.url} is asked as --backend {backend}", file=sys.stderr)
-        if (
-            target.model is not None
-            and config.request.served_model_name is None
-            and backend
-            not in (
-                "sglang",
-                "prefixlab",
-            )
-        ):
-            check_model(target, target.url, target.model)
+        model = target.model if config.request.served_model_name is None else None
+        if model is not None and backend not in ("sglang", "prefixlab"):
+            check_model(target, target.url, model)
     else:
         backend = target.backend or "prefixlab"
     target = dataclasses.replace(target, backend=backend, disable_ignore_eos=not config.ignores_eos(backend))

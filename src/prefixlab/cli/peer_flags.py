@@ -100,9 +100,6 @@ BACKENDS: Mapping[str, str] = {
 }
 """Names of theirs for what `--backend` has under another."""
 
-DEFAULT_PORTS: Mapping[str, int] = {"sglang": 30_000, "vllm": 8_000, "openai": 8_000, "openai-chat": 8_000}
-"""Where their clients look when only a backend is named."""
-
 
 def why_refused(option: str) -> str | None:
     """The reason a flag of theirs is not honoured, to stand behind its name; None for any other word."""

@@ -18,7 +18,10 @@ from prefixlab.core.errors import ConfigError
 
 IN_PROCESS = "in-process"
 BACKENDS = ("prefixlab", "sglang", "vllm", "openai", "openai-chat", IN_PROCESS)
-DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 30000
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT, VLLM_PORT = 30000, 8000
+DEFAULT_PORTS = {"sglang": DEFAULT_PORT, "vllm": VLLM_PORT, "openai": VLLM_PORT, "openai-chat": VLLM_PORT}
+"""Where clients of SGLang and vLLM look when only a backend is named."""
 DEFAULT_VOCAB_SIZE = 32_000
 MAX_TIMEOUT_S = 24 * 3600.0
 OUR_HEADERS = frozenset({"accept-encoding", "connection", "content-length", "transfer-encoding"})
@@ -40,7 +43,9 @@ class TargetConfig:
     )
     base_url: str | None = setting(None, "server to measure, e.g. http://127.0.0.1:30000", metavar="URL")
     host: str | None = setting(None, f"host of the server to measure (default: {DEFAULT_HOST})")
-    port: int | None = setting(None, f"port of the server to measure (default: {DEFAULT_PORT})")
+    port: int | None = setting(
+        None, "port of the server to measure (default: the usual one of --backend, 8000 or 30000)"
+    )
     endpoint: str | None = setting(
         None, "path that requests go to (default: the usual one of --backend)", metavar="PATH"
     )
@@ -142,7 +147,8 @@ class TargetConfig:
         """Where the server is. Not for the embedded engine, which has no address until it runs."""
         if self.base_url is not None:
             return self.base_url.rstrip("/")
-        return f"http://{self.host or DEFAULT_HOST}:{DEFAULT_PORT if self.port is None else self.port}"
+        usual = DEFAULT_PORTS.get(self.backend or "", DEFAULT_PORT)
+        return f"http://{self.host or DEFAULT_HOST}:{usual if self.port is None else self.port}"
 
     def extra_body(self) -> dict[str, Any]:
         if self.extra_request_body is None:
