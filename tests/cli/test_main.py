@@ -168,7 +168,7 @@ def test_output_into_a_closed_pipe_ends_quietly() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["serve"], "prefixlab: this needs torch: pip install 'prefixlab[engine]'"),
+        (["serve", "--port", "0"], "prefixlab: this needs torch: pip install 'prefixlab[engine]'"),
         (
             ["bench", "warm-cache"],
             "prefixlab: the embedded engine is not installed: pip install 'prefixlab[engine]'",
