@@ -8,11 +8,18 @@ from prefixlab.bench.client_notes import client_notes
 from prefixlab.bench.loadgen.health import ClientHealth, NodeClock
 
 
+def notes_of(health: ClientHealth) -> list[str]:
+    """Where the kind of loop makes no difference."""
+    notes = client_notes(health, open_loop=True)
+    assert client_notes(health, open_loop=False) == notes
+    return notes
+
+
 def test_a_healthy_client_says_nothing() -> None:
-    health = ClientHealth(stamps="kernel", num_reads=1000, num_merged_reads=10)
+    health = ClientHealth(stamps="kernel", num_reads=1000, num_merged_reads=10, peak_in_flight=10, wall_s=11)
     health.send_lag_s.record(0.001, 1000)
-    assert client_notes(health) == []
-    assert client_notes(ClientHealth(stamps="target")) == [], "a target in this process stamps itself"
+    assert notes_of(health) == []
+    assert notes_of(ClientHealth(stamps="target")) == [], "a target in this process stamps itself"
 
 
 @pytest.mark.parametrize(
@@ -26,16 +33,34 @@ def test_a_healthy_client_says_nothing() -> None:
     ],
 )
 def test_what_may_distort_the_figures_is_one_sentence(health: ClientHealth, words: str) -> None:
-    (note,) = client_notes(health)
+    (note,) = notes_of(health)
     assert words in note
 
 
-def test_requests_that_left_late_through_our_own_fault_are_told_by_the_worst_hundredth() -> None:
-    health = ClientHealth(stamps="kernel")
-    health.send_lag_s.record(0.0001, 98)
-    health.send_lag_s.record(0.02, 2)
-    (note,) = client_notes(health)
-    assert "over 5 ms late" in note
+OPEN = "more than 1 % of requests left over 5 ms late"
+CLOSED = "for more than 1% of the time fewer requests were in flight than asked for"
+
+
+@pytest.mark.parametrize(
+    ("lags_s", "open_loop", "words"),
+    [
+        ([0.0001] * 98 + [0.02] * 2, True, OPEN),
+        ([0.0001] * 99 + [0.02], True, None),  # the worst hundredth begins there
+        ([0.0001] * 98 + [0.02] * 2, False, None),  # 0.05 s of 4 slots x 10 s
+        ([0.005] * 79, False, None),
+        ([0.005] * 81, False, CLOSED),
+        ([0.005] * 81, True, None),
+        ([], True, None),
+        ([], False, None),
+    ],
+)
+def test_lateness_matters_on_the_schedule_in_open_loop_and_as_idle_slots_in_closed_loop(
+    lags_s: list[float], open_loop: bool, words: str | None
+) -> None:
+    health = ClientHealth(stamps="kernel", num_workers=2, peak_in_flight=4, wall_s=20.0)
+    health.send_lag_s.extend(lags_s)
+    notes = client_notes(health, open_loop=open_loop)
+    assert [note.startswith(words or "") for note in notes] == ([True] if words else [])
 
 
 def test_machines_whose_clocks_agree_are_not_worth_a_word() -> None:
@@ -43,16 +68,14 @@ def test_machines_whose_clocks_agree_are_not_worth_a_word() -> None:
         NodeClock("a", 1, -9e5, 0.0004, drift_s=0.006, drift_uncertainty_s=0.002),
         NodeClock("b", 1, 0.0, 0.005),
     ]
-    assert client_notes(ClientHealth(stamps="kernel", nodes=nodes)) == []
+    assert notes_of(ClientHealth(stamps="kernel", nodes=nodes)) == []
 
 
 def test_clocks_that_are_vague_or_moved_and_machines_that_were_lost_are_named_once() -> None:
     vague = NodeClock("b", 1, 0.0, 0.0051, drift_s=0.0)
     moved = NodeClock("c", 1, 0.0, 0.001, drift_s=-0.0085, drift_uncertainty_s=0.002)
     lost = NodeClock("d", 1, 0.0, 0.0, lost="d was lost: power")
-    notes = client_notes(
-        ClientHealth(stamps="kernel", nodes=[vague, replace(vague, node="a"), moved, lost] * 2)
-    )
+    notes = notes_of(ClientHealth(stamps="kernel", nodes=[vague, replace(vague, node="a"), moved, lost] * 2))
     assert [note.partition(":")[0] for note in notes] == [
         "the clock of a and b is known to no better than 5 ms",
         "the clock of c moved by more than 5 ms against ours during the run",

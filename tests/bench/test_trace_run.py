@@ -129,3 +129,9 @@ def test_an_interrupted_replay_tells_what_had_finished(fake_server: FakeServer) 
     assert run.interrupted
     assert (run.metrics.ok, run.metrics.unsent) == (1, 3)
     assert any("interrupted" in note for note in run.notes)
+
+
+@pytest.mark.usefixtures("calibrated_to_almost_nothing")
+def test_a_trace_past_the_clients_calibration_is_told(fake_server: FakeServer) -> None:
+    notes = replay(fake_server).notes
+    assert sum(note.startswith("past what this client was calibrated to, 0 tokens/s") for note in notes) == 1

@@ -18,6 +18,8 @@ from prefixlab.core.errors import ConfigError, TargetError
 from prefixlab.core.text.byte_tokenizer import ByteTokenizer
 from tests.bench.fake_server import FakeServer
 
+PAST = "past what this client was calibrated to, 0 tokens/s"
+
 
 class Watching:
     """A Listener that keeps what it sees."""
@@ -312,3 +314,10 @@ def test_the_seeds_defaults_are_for_a_server_at_a_url() -> None:
         )
         == REMOTE
     )
+
+
+@pytest.mark.usefixtures("calibrated_to_almost_nothing")
+def test_a_sweep_past_the_clients_calibration_says_so_once(fake_server: FakeServer) -> None:
+    runs = sweep(fake_server, options=replace(SMALL, pcts=(0, 50), repeats=2))
+    told = [sum(note.startswith(PAST) for note in run.notes) for run in runs]
+    assert told == [1, 0, 0, 0]

@@ -14,11 +14,14 @@ from prefixlab.bench.loadgen.health import ClientHealth, NodeClock
 MAX_MERGED_SHARE = 0.01
 """Of reads: a merged one hides the gap between the chunks it brought, so p99 of ITL stands on the others."""
 MAX_SEND_LAG_S = 0.005
+"""In open loop, at p99. Latency from the schedule includes the lag, latency from sending does not."""
+MAX_IDLE_SHARE = 0.01
+"""In closed loop, where latency is from sending: of the time that slots were there to be used."""
 MAX_CLOCK_ERROR_S = 0.005
 """Of another machine's clock: so far off the schedule requests from there may have left."""
 
 
-def client_notes(health: ClientHealth) -> list[str]:
+def client_notes(health: ClientHealth, *, open_loop: bool) -> list[str]:
     """One sentence per thing that distorts, or may distort, what was measured."""
     notes = []
     if health.stamps in ("process", "mixed"):
@@ -33,14 +36,24 @@ def client_notes(health: ClientHealth) -> list[str]:
         notes.append(
             "the wall clock was set during the run: around that, arrival times are of the client's reads"
         )
-    if health.send_lag_s.count and health.send_lag_s.quantile(0.99) > MAX_SEND_LAG_S:
+    if open_loop and health.send_lag_s.count and health.send_lag_s.quantile(0.99) > MAX_SEND_LAG_S:
         notes.append(
             f"more than 1 % of requests left over {MAX_SEND_LAG_S * 1e3:g} ms late through the client's own "
             "fault: it is overloaded"
         )
+    if not open_loop and health.send_lag_s.total > MAX_IDLE_SHARE * _slot_time_s(health):
+        notes.append(
+            f"for more than {MAX_IDLE_SHARE:.0%} of the time fewer requests were in flight than asked for, "
+            "through the client's own fault: it is overloaded"
+        )
     if health.num_retries:
         notes.append(f"{health.num_retries:,} attempts were repeats of failed ones")
     return notes + _node_notes(health.nodes)
+
+
+def _slot_time_s(health: ClientHealth) -> float:
+    """How long slots were there, all together, as far as they were ever used."""
+    return health.peak_in_flight * health.wall_s / max(1, health.num_workers)
 
 
 def _node_notes(nodes: list[NodeClock]) -> list[str]:

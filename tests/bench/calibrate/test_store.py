@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from prefixlab import __version__
-from prefixlab.bench.calibrate.store import Calibration, Errors, cache_file, check, load, save
+from prefixlab.bench.calibrate.store import (
+    Calibration,
+    Errors,
+    cache_file,
+    calibration_notes,
+    check,
+    load,
+    save,
+)
+from prefixlab.bench.loadgen.health import ClientHealth, NodeClock
 from prefixlab.bench.report.environment import machine_name
 
 ERRORS = Errors(count=10, bias_s=1e-6, p50_s=2e-6, p99_s=3e-6, max_s=4e-6)
@@ -37,29 +46,57 @@ def test_a_run_within_the_calibration_gets_no_warning() -> None:
     assert check(calibration(), tokens_per_s=50_000, streams=500, num_workers=1) is None
 
 
-def test_a_run_past_the_calibrated_rate_is_told_both_numbers() -> None:
-    warning = check(calibration(), tokens_per_s=61_000.4, streams=10, num_workers=1)
-    assert warning == "this run received 61,000 tokens/s; this client was calibrated to 50,000"
+PAST = "past what this client was calibrated to, "
 
 
-def test_a_run_with_more_streams_than_calibrated_is_told() -> None:
-    warning = check(calibration(), tokens_per_s=10, streams=1000, num_workers=1)
-    assert warning == "this run had 1,000 streams in flight; this client was calibrated to 500"
+@pytest.mark.parametrize(
+    ("tokens_per_s", "streams", "at_least", "limit"),
+    [
+        (61_000.4, 10, False, "50,000 tokens/s"),
+        (10, 1000, False, "500 streams"),
+        (61_000, 1000, True, "at least 50,000 tokens/s and 500 streams"),
+    ],
+)
+def test_a_run_past_the_calibration_is_told_what_it_went_past(
+    tokens_per_s: float, streams: int, at_least: bool, limit: str
+) -> None:
+    kept = calibration(at_least=at_least)
+    warning = check(kept, tokens_per_s=tokens_per_s, streams=streams, num_workers=1)
+    assert warning == f"{PAST}{limit}: its own error is unknown"
 
 
-def test_both_at_once_are_one_sentence_and_a_lower_bound_is_called_one() -> None:
-    warning = check(calibration(at_least=True), tokens_per_s=61_000, streams=1000, num_workers=1)
-    assert warning == (
-        "this run received 61,000 tokens/s and had 1,000 streams in flight; "
-        "this client was calibrated to at least 50,000 and 500"
-    )
+@pytest.mark.parametrize(
+    ("tokens_per_s", "streams", "is_told"),
+    [(5_000, 64, False), (5_001, 1, True), (1, 65, True), (0, 0, False)],
+)
+def test_a_client_never_calibrated_is_told_how_to_once_a_run_is_worth_it(
+    tokens_per_s: float, streams: int, is_told: bool
+) -> None:
+    warning = check(None, tokens_per_s=tokens_per_s, streams=streams, num_workers=2)
+    assert (warning is not None) == is_told
+    if warning is not None:
+        assert warning.startswith("this client was never calibrated here with 2 client processes")
+        assert warning.endswith("prefixlab bench calibrate --num-workers 2")
 
 
-def test_a_client_never_calibrated_says_how_to() -> None:
-    warning = check(None, tokens_per_s=1, streams=1, num_workers=2)
-    assert warning is not None
-    assert warning.startswith("this client was never calibrated here with 2 client processes")
-    assert warning.endswith("prefixlab bench calibrate --num-workers 2")
+def test_a_runs_notes_go_by_what_is_kept_for_its_client(environ: dict[str, str]) -> None:
+    health = ClientHealth(stamps="kernel", num_workers=2, peak_in_flight=65)
+    (note,) = calibration_notes(health, 10.0, environ)
+    assert "never calibrated" in note
+    save(calibration(num_workers=2), environ)
+    assert calibration_notes(health, 10.0, environ) == []
+    assert calibration_notes(health, None, environ) == [], "no request succeeded"
+    (note,) = calibration_notes(health, 50_001.0, environ)
+    assert note.startswith(PAST)
+
+
+def test_where_no_client_of_this_machine_stands_between_calibration_is_no_matter(
+    environ: dict[str, str],
+) -> None:
+    in_process = ClientHealth(stamps="target", peak_in_flight=65)
+    elsewhere = ClientHealth(stamps="kernel", peak_in_flight=65, nodes=[NodeClock("a", 1, 0.0, 0.0)])
+    assert calibration_notes(in_process, 1e6, environ) == []
+    assert calibration_notes(elsewhere, 1e6, environ) == []
 
 
 def test_what_is_saved_is_loaded_for_the_same_number_of_client_processes_only(

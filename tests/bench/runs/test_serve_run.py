@@ -125,6 +125,14 @@ def test_with_a_rate_requests_go_at_their_times() -> None:
     assert result.settings.open_loop and result.settings.arrivals == "constant, 10 req/s"
 
 
+def test_a_run_that_asked_too_much_is_told_in_its_notes() -> None:
+    server = Server(VirtualDriver(token_s=0.1))
+    config = settings(400, request_rate=20.0)  # of 10 a second: 4 slots, 0.4 s a request
+    result = ServeRun(server.endpoint(), config).run()
+    assert result.saturated
+    assert result.notes[0] == str(result.saturation)
+
+
 def test_a_shared_prefix_is_expected_to_be_found_by_all_but_the_first() -> None:
     server = Server()
     config = settings()

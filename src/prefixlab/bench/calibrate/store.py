@@ -14,10 +14,13 @@ from pathlib import Path
 import msgspec
 
 from prefixlab import __version__
+from prefixlab.bench.loadgen.health import ClientHealth
 from prefixlab.bench.report.environment import machine_name
 
 ITL_ERROR_LIMIT_S = 0.0001
 """The error of p99 ITL up to which a client is believed: 0.1 ms."""
+MAX_UNCALIBRATED_TOKENS_PER_S, MAX_UNCALIBRATED_STREAMS = 5_000, 64
+"""Up to here a client that was never calibrated is believed: a tenth of what one core was seen to hold."""
 
 
 class Errors(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,26 +66,45 @@ def check(
 ) -> str | None:
     """A sentence of warning if a run went past what this client was calibrated to, or None.
 
+    Where nothing is known, a run within MAX_UNCALIBRATED_… is not warned of: any client does that. What a run
+    reached is not in the sentence, so that points of one run say it once.
+
     Args:
         calibration: what `load` returned.
         tokens_per_s, streams: what the run reached: output tokens a second, and requests in flight.
         num_workers: client processes of the run.
     """
     if calibration is None:
+        if tokens_per_s <= MAX_UNCALIBRATED_TOKENS_PER_S and streams <= MAX_UNCALIBRATED_STREAMS:
+            return None
         workers = f"{num_workers} client process{'es' if num_workers != 1 else ''}"
         how = f"prefixlab bench calibrate --num-workers {num_workers}"
         return f"this client was never calibrated here with {workers}: {how}"
     past = []
     if tokens_per_s > calibration.tokens_per_s:
-        past.append((f"received {tokens_per_s:,.0f} tokens/s", f"{calibration.tokens_per_s:,.0f}"))
+        past.append(f"{calibration.tokens_per_s:,.0f} tokens/s")
     if streams > calibration.streams:
-        past.append((f"had {streams:,} streams in flight", f"{calibration.streams:,}"))
+        past.append(f"{calibration.streams:,} streams")
     if not past:
         return None
-    reached = " and ".join(reached for reached, _ in past)
-    limit = " and ".join(limit for _, limit in past)
-    at_least = "at least " if calibration.at_least else ""
-    return f"this run {reached}; this client was calibrated to {at_least}{limit}"
+    limit = ("at least " if calibration.at_least else "") + " and ".join(past)
+    return f"past what this client was calibrated to, {limit}: its own error is unknown"
+
+
+def calibration_notes(
+    health: ClientHealth, tokens_per_s: float | None, environ: Mapping[str, str] = os.environ
+) -> list[str]:
+    """What `check` says of a run, by what is kept. Nothing where no client of this machine's stands between:
+    a target in this process, or client processes elsewhere."""
+    if health.stamps == "target" or health.nodes:
+        return []
+    warning = check(
+        load(health.num_workers, environ),
+        tokens_per_s=tokens_per_s or 0.0,
+        streams=health.peak_in_flight,
+        num_workers=health.num_workers,
+    )
+    return [warning] if warning else []
 
 
 def load(num_workers: int, environ: Mapping[str, str] = os.environ) -> Calibration | None:

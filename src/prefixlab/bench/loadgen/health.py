@@ -51,7 +51,8 @@ class ClientHealth:
         read_lag_s: process time of a read minus the kernel's stamp of its data: how late we were to look.
             Harmless to kernel stamps until reads merge. Empty without kernel stamps.
         send_lag_s: how late requests went out through this client's own fault: from the moment a request was
-            due and had a slot and a connection, to its first byte written.
+            due and had a slot and a connection, to its first byte written. Of requests that became ready at
+            one moment (as a closed loop begins, or in a burst) the first counts: the others must follow it.
         num_reads: reads that brought bytes of an answer.
         num_merged_reads: reads that brought several transfer chunks at once, so one stamp covers them all.
         num_connects, num_reused: connections opened, and requests that found one open.

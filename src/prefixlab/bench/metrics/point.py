@@ -129,7 +129,7 @@ def evaluate(
         saturation=judged,
         check=check_cache(table),
         health=health,
-        notes=tuple(dict.fromkeys((*warned, *notes, *client_notes(health)))),
+        notes=tuple(dict.fromkeys((*warned, *notes, *client_notes(health, open_loop=settings.open_loop)))),
         interrupted=interrupted,
     )
 

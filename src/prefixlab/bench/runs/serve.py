@@ -17,8 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from prefixlab.bench.calibrate import store as calibrations
-from prefixlab.bench.client_notes import client_notes
+from prefixlab.bench.calibrate.store import calibration_notes
 from prefixlab.bench.config.dataset import LengthRange
 from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.loadgen.decoding.recover import recover
@@ -247,9 +246,8 @@ class ServeRun:
         if self._interrupted:
             notes.append("interrupted: the figures are of the requests that had finished")
         notes += self._workload_notes(repeats[0].outline)
-        result = evaluate(settings, tables, health, interrupted=self._interrupted)
-        notes += self._result_notes(result)
-        return replace(result, notes=tuple(notes))
+        result = evaluate(settings, tables, health, notes=notes, interrupted=self._interrupted)
+        return replace(result, notes=(*result.notes, *self._result_notes(result)))
 
     def _workload_notes(self, planned: Outline) -> list[str]:
         if planned.shape is None:
@@ -285,16 +283,7 @@ class ServeRun:
             )
         if check.verdict in (Verdict.MORE, Verdict.LESS):
             notes.append(check.detail)
-        notes += client_notes(result.health)
-        if result.health.nodes:
-            return notes  # a calibration is of one machine
-        past = calibrations.check(
-            calibrations.load(result.health.num_workers),
-            tokens_per_s=metrics.output_throughput or 0.0,
-            streams=result.health.peak_in_flight,
-            num_workers=result.health.num_workers,
-        )
-        return [*notes, past] if past else notes
+        return notes + calibration_notes(result.health, metrics.output_throughput)
 
 
 def cold_note(found: ColdStart, *, salted: bool) -> str:

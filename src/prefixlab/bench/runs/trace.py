@@ -12,6 +12,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
+from prefixlab.bench.calibrate.store import calibration_notes
 from prefixlab.bench.client_notes import client_notes
 from prefixlab.bench.loadgen.driver import OnProgress
 from prefixlab.bench.loadgen.health import ClientHealth
@@ -101,6 +102,7 @@ def run_trace(
     load = Load(open_loop=True, num_workers=endpoint.num_workers)
     drive = endpoint.driver.run(plan, load, on_progress=on_progress)
     check = check_cache(drive.table)
+    metrics = summarise(drive.table, planned=len(plan), open_loop=True)
     return TraceRun(
         trace=fitted,
         fitting=fitting,
@@ -108,7 +110,7 @@ def run_trace(
         cold_start=cold_start,
         salt=salt,
         records=tuple(drive.records),
-        metrics=summarise(drive.table, planned=len(plan), open_loop=True),
+        metrics=metrics,
         check=check,
         notes=(
             *endpoint.warnings,
@@ -120,7 +122,8 @@ def run_trace(
             f"prompts made of {vocabulary.describe()}",
             *_notes(fitted, fitting, cold_start, check),
             *delivery_notes(drive.table, ignore_eos=endpoint.ignore_eos),
-            *client_notes(drive.health),
+            *client_notes(drive.health, open_loop=True),
+            *calibration_notes(drive.health, metrics.output_throughput),
         ),
         health=drive.health,
         interrupted=drive.interrupted,

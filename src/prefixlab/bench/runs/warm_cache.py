@@ -14,6 +14,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from prefixlab.bench.calibrate.store import calibration_notes
 from prefixlab.bench.client_notes import client_notes
 from prefixlab.bench.config.warm_cache import WarmCacheOptions
 from prefixlab.bench.loadgen.driver import Drive, Progress
@@ -101,13 +102,14 @@ def measuring_order(options: WarmCacheOptions, repeat: int) -> list[int]:
 
 
 class _Sweep:
-    """A run under way. Remembers only whether the server can be emptied."""
+    """A run under way. Remembers whether the server can be emptied, and what was said of the client."""
 
     def __init__(self, endpoint: Endpoint, options: WarmCacheOptions, listener: Listener) -> None:
         self._endpoint = endpoint
         self._options = options
         self._listener = listener
         self._salted_because: ColdStart | None = None
+        self._said: set[str] = set()
 
     def shape(self, pct: int) -> PointShape:
         wording = self._endpoint.wording
@@ -161,6 +163,10 @@ class _Sweep:
             ),
             on_progress=self._listener.progress,
         )
+        metrics = summarise(drive.table, planned=self._options.num_prompts)
+        said = calibration_notes(drive.health, metrics.output_throughput)
+        new = [note for note in said if note not in self._said]
+        self._said.update(new)
         return PointRun(
             shape=shape,
             repeat=repeat,
@@ -168,9 +174,9 @@ class _Sweep:
             salt=salt,
             warm_up_cached_tokens=warmed,
             records=tuple(drive.records),
-            metrics=summarise(drive.table, planned=self._options.num_prompts),
+            metrics=metrics,
             check=check_cache(drive.table),
-            notes=tuple(self._notes(shape, warmed, drive)),
+            notes=(*self._notes(shape, warmed, drive), *new),
             health=drive.health,
             interrupted=drive.interrupted,
         )
@@ -227,4 +233,4 @@ class _Sweep:
         if warmed and warmed > (self._endpoint.expected_cached_tokens(head, shape.total_tokens) or 0):
             notes.append(f"the warm-up itself found {warmed} cached tokens: this point did not start cold")
         notes += delivery_notes(drive.table, ignore_eos=self._endpoint.ignore_eos)
-        return notes + client_notes(drive.health)
+        return notes + client_notes(drive.health, open_loop=False)

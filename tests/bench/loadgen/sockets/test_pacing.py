@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -87,6 +88,21 @@ def test_open_loop_sends_each_request_at_its_time(tmp_path: Path) -> None:
     sent = sorted(seen.answers, key=lambda answer: answer.sent_ns)
     assert [answer.index for answer in sent] == [1, 3, 0, 2]
     assert seen.health.send_lag_s.count == 4
+
+
+@pytest.mark.parametrize("open_loop", [True, False])
+def test_of_requests_that_are_due_at_one_moment_only_the_first_can_be_late(
+    tmp_path: Path, open_loop: bool
+) -> None:
+    def handle(peer: Peer, body: bytes) -> None:
+        peer.answer()
+
+    with serving(each_request(handle)) as server:
+        due = [0] * 5 + [30 * MS] * 3 if open_loop else None
+        at_once = None if open_loop else 5
+        seen = drive(lay_down(tmp_path, server.port, [b"x"] * 8, due_ns=due, max_concurrency=at_once))
+    # In closed loop the other three go as slots become free, each at a moment of its own.
+    assert seen.health.send_lag_s.count == (2 if open_loop else 4)
 
 
 def test_open_loop_waits_for_nobody(tmp_path: Path) -> None:

@@ -39,13 +39,20 @@ class Tally:
     Attributes:
         num_sent, num_first: requests sent; answers whose body has begun.
         num_pieces: reads that brought bytes of a body, of answers that have not ended.
-        send_lags_ns: one per request sent at the first attempt.
+        send_lags_ns: one per moment at which requests became ready: of the first of them, at its first
+            attempt. The others of a burst wait for each other, which nobody can help.
     """
 
     num_sent: int = 0
     num_first: int = 0
     num_pieces: int = 0
     send_lags_ns: array[int] = field(default_factory=lambda: array("q"))
+    _ready_ns: int = NEVER
+
+    def is_first_at(self, ready_ns: int) -> bool:
+        """Whether the request before did not become ready at this very moment."""
+        before_ns, self._ready_ns = self._ready_ns, ready_ns
+        return ready_ns != before_ns
 
     def send_lags_s(self) -> npt.NDArray[np.float64]:
         lags_ns = np.frombuffer(self.send_lags_ns, np.int64) if self.send_lags_ns else np.empty(0)
@@ -81,6 +88,7 @@ class Exchange:
         "_active_ns",
         "_body_begun_at",
         "_connection",
+        "_lag_counts",
         "_left",
         "_limits",
         "_num_parsed",
@@ -108,6 +116,7 @@ class Exchange:
         self.was_sent = False
         self._limits = limits
         self._tally = tally
+        self._lag_counts = tally.is_first_at(turn.ready_ns)
         self._on_end = on_end
         self._connection: Connection | None = None
         self.answer = Answer(turn.index, Ending.UNSENT, turn.intended_ns)
@@ -187,7 +196,7 @@ class Exchange:
         if not self.was_sent:
             self.was_sent = True
             self._tally.num_sent += 1
-            if not answer.num_retries:
+            if self._lag_counts and not answer.num_retries:
                 connecting_ns = answer.connected_ns - answer.connect_started_ns
                 self._tally.send_lags_ns.append(answer.sent_ns - self.turn.ready_ns - connecting_ns)
 
