@@ -176,3 +176,24 @@ def test_a_server_of_another_kind_is_an_error(fake_server: FakeServer) -> None:
     fake_server.behaviour.known_endpoints = frozenset()
     with pytest.raises(TargetError, match=r"HTTP 404 from /server_info.*choose another --backend"):
         native_facts(fake_server)
+
+
+@pytest.mark.parametrize(
+    ("info", "words"),
+    [
+        ({}, None),
+        ({"sim_profile": "p"}, "p"),
+        ({"sim_profile": "p", "sim_step_ms": None, "sim_speedup": 1.0, "sim_vocab_size": 9}, "p"),
+        ({"sim_profile": "p", "sim_step_ms": 0.0}, "p, changed by hand"),
+        ({"sim_profile": "p", "sim_speedup": "inf"}, "p, inf times as fast"),
+        (
+            {"sim_profile": "p", "sim_decode_ms_per_row": 1, "sim_speedup": 2.5},
+            "p, changed by hand, 2.5 times as fast",
+        ),
+    ],
+)
+def test_a_server_that_only_simulates_is_known_by_its_step_times(
+    fake_server: FakeServer, info: dict[str, object], words: str | None
+) -> None:
+    fake_server.behaviour.info = {**info, "sim_step_times": {}} if info else {}
+    assert native_facts(fake_server).simulated == words

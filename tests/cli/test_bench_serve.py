@@ -342,5 +342,6 @@ def test_the_simulated_engine_is_measured_in_this_process(capsys: pytest.Capture
     shown = capsys.readouterr().out
     assert "Successful requests:                     12" in shown
     assert "note: cold start proven" in shown
+    assert "note: simulated: h200-llama-3.1-8b\n" in shown
     (folder,) = Path("runs").iterdir()
     assert folder.name.startswith("in-process-concurrency4-sim-")

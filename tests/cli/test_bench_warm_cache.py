@@ -139,6 +139,7 @@ def test_the_engine_in_this_process_is_measured_without_http(
     shown = capsys.readouterr().out
     assert "Backend:                                 in-process" in shown
     assert "Arrival stamps:                          target" in shown
+    assert "simulated: h200-llama-3.1-8b" in shown and "measured on" not in shown
     assert "note:" not in shown, "nothing to warn of: the engine stamps its own tokens"
 
 

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         print(plan_text(options, page_size))
         return 0
     with endpoint_under_test(target, args, TargetConfig, WarmCacheConfig) as endpoint:
-        points = measure(endpoint, options, outputs, place_of(target))
+        points = measure(endpoint, options, outputs, place_of(target, endpoint))
     judge(points, strict=config.strict)
     return 0
 
@@ -138,16 +138,18 @@ def show(
     if plot is not None:
         from prefixlab.bench.report.plot import write_plot
 
-        title = f"What a shared prefix is worth: {endpoint.model or 'model'} on {place}"
+        title = f"What a shared prefix is worth: {endpoint.model or 'model'}, {place}"
         write_plot(plot, points, title=title, setting=setting_line(endpoint, options))
         print(f"picture: {plot}")
 
 
-def place_of(target: TargetConfig) -> str:
-    """What the figures belong to: this machine, or a server whose machine we do not know."""
+def place_of(target: TargetConfig, endpoint: Endpoint) -> str:
+    """What the figures belong to: this machine, a server whose machine we do not know, or none."""
     from prefixlab.bench.report.environment import machine_name
 
-    return machine_name() if target.is_embedded else f"server at {target.url}"
+    if endpoint.simulated is not None:
+        return endpoint.simulated
+    return f"measured on {machine_name() if target.is_embedded else f'server at {target.url}'}"
 
 
 def judge(points: list[PooledPoint], *, strict: bool) -> None:

@@ -22,7 +22,7 @@ from prefixlab.bench.workloads.warm_cache import shape_point
 def show_sweep(
     console: Console, endpoint: Endpoint, options: WarmCacheOptions, points: Sequence[PooledPoint], place: str
 ) -> None:
-    """Everything measured. `place` is what the figures belong to: a machine, or a server."""
+    """Everything measured. `place` is what the figures belong to: `measured on …`, or `simulated: …`."""
 
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -38,7 +38,7 @@ def show_sweep(
     salted = (run.cold_start.detail for point in points for run in point.runs if run.salt)
     for detail in dict.fromkeys(salted):
         say(f"prompts were salted: {detail}")
-    say(f"measured on {place}")
+    say(place)
 
 
 def _block(endpoint: Endpoint, options: WarmCacheOptions, point: PooledPoint) -> str:

@@ -242,7 +242,8 @@ class ServeRun:
             assert len(table) == planned, f"{planned} requests planned, {len(table)} recorded"
         health = one_after_another(self._health)
         settings = point_settings(self._endpoint, self._config, repeats[0].outline, self._swept)
-        notes = [*self._endpoint.warnings, *self._notes]
+        simulated = self._endpoint.simulated
+        notes = [*self._endpoint.warnings, *([simulated] if simulated else []), *self._notes]
         if self._interrupted:
             notes.append("interrupted: the figures are of the requests that had finished")
         notes += self._workload_notes(repeats[0].outline)

@@ -114,6 +114,7 @@ def run_trace(
         check=check,
         notes=(
             *endpoint.warnings,
+            *([endpoint.simulated] if endpoint.simulated else []),
             *(
                 ["interrupted: the figures are of the requests that had finished"]
                 if drive.interrupted

@@ -37,6 +37,7 @@ class ServerFacts:
         expects_miss: why no request should hit ("forced miss", …): a baseline somebody asked for.
         warning: why no request will hit although nobody said that none should.
         capacity_tokens: tokens its cache holds.
+        simulated: the step times it acts on, in words, where no model runs.
     """
 
     backend: str
@@ -48,6 +49,7 @@ class ServerFacts:
     expects_miss: str | None = None
     warning: str | None = None
     version: str | None = None
+    simulated: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +266,21 @@ def _native_facts(info: Mapping[str, Any]) -> ServerFacts:
         expects_miss=_why_miss(info),
         warning=off,
         version=_text(info, "prefixlab_version") or _text(info, "version"),
+        simulated=_simulated(info),
+    )
+
+
+def _simulated(info: Mapping[str, Any]) -> str | None:
+    """`h200-llama-3.1-8b`, and what was changed of it."""
+    if "sim_step_times" not in info:
+        return None
+    rest = {"sim_step_times", "sim_profile", "sim_speedup", "sim_vocab_size", "sim_eos_rate"}
+    changed = any(name.startswith("sim_") and info[name] is not None for name in info.keys() - rest)
+    speedup = info.get("sim_speedup", 1)
+    return (
+        (_text(info, "sim_profile") or "step times of its own")
+        + (", changed by hand" if changed else "")
+        + (f", {speedup} times as fast" if speedup != 1 else "")
     )
 
 

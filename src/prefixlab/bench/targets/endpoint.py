@@ -82,6 +82,11 @@ class Endpoint:
     """Told now and then that a question is still unanswered: silence would look like a fault of ours."""
 
     @property
+    def simulated(self) -> str | None:
+        """What stands where others name a machine, if no model runs."""
+        return None if self.facts.simulated is None else f"simulated: {self.facts.simulated}"
+
+    @property
     def probe_tokens(self) -> int:
         """Length of a prompt that must hit when sent twice: over two pages, where their size is known."""
         if self.page_size is None:
