@@ -101,3 +101,28 @@ def test_a_misspelt_variable_is_refused_with_the_nearest_known_one() -> None:
 def test_a_suggestion_disregards_case_and_is_silent_where_nothing_is_near() -> None:
     assert did_you_mean("qwen3-0.6b", ["tiny", "Qwen3-0.6B"]) == "; did you mean 'Qwen3-0.6B'?"
     assert did_you_mean("zzz", ["tiny"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("--num-promts", "--num-prompts"),
+        ("--max-concurency", "--max-concurrency"),
+        ("--max-concurrnecy", "--max-concurrency"),
+        ("--max_concurrency", "--max-concurrency"),
+        ("--concurrency", "--max-concurrency"),
+        ("-sed", "--seed"),
+        ("--skip-chat", "--skip-chat-template"),
+        ("--best-of", None),
+        ("--probe-interval", None),
+        ("--skip-test", None),
+        ("--dir", None),  # of two
+        ("--x", None),
+        ("PREFIXLAB_PORT", None),
+        ("PREFIXLAB_HOTS", "PREFIXLAB_HOST"),
+    ],
+)
+def test_only_a_slip_or_a_piece_of_a_name_is_suggested(word: str, meant: str | None) -> None:
+    known = ["--num-prompts", "--max-concurrency", "--seed", "--result-dir", "--run-dir", "--no-insecure"]
+    known += ["--skip-chat-template", "--interrupt", "PREFIXLAB_HOST"]
+    assert did_you_mean(word, known) == ("" if meant is None else f"; did you mean {meant!r}?")

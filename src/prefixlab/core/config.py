@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import os
 import types
 import typing
@@ -127,10 +126,37 @@ def check_environment(
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'warm-cache'?`, or nothing where nothing is near. Case does not count."""
-    by_lower = {name.lower(): name for name in known}
-    near = difflib.get_close_matches(word.lower(), list(by_lower), n=1, cutoff=0.5)
-    return f"; did you mean {by_lower[near[0]]!r}?" if near else ""
+    """`; did you mean 'warm-cache'?`, or nothing where nothing is near: a slip of the fingers (one edit in four
+    letters at most), or the beginning or end of just one known name. Neither case nor dashes in front count."""
+
+    def stem(name: str) -> str:
+        return name.lower().removeprefix(ENV_PREFIX.lower()).lstrip("-").replace("_", "-")
+
+    meant, names = stem(word), list(known)
+    limit = max(1, len(meant) // 4)
+    near = [(distance, name) for name in names if (distance := _edits(meant, stem(name))) <= limit]
+    longer = [
+        name
+        for name in names
+        if (len(meant) >= 4 and stem(name).startswith(meant)) or (meant and stem(name).endswith(f"-{meant}"))
+    ]
+    if near:
+        return f"; did you mean {min(near, key=lambda found: found[0])[1]!r}?"
+    return f"; did you mean {longer[0]!r}?" if len(longer) == 1 else ""
+
+
+def _edits(one: str, other: str) -> int:
+    """Letters to insert, drop, replace or swap with their neighbour to make one word of the other."""
+    rows = [list(range(len(other) + 1))]
+    for i, letter in enumerate(one, 1):
+        row = [i]
+        for j, wanted in enumerate(other, 1):
+            best = min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (letter != wanted))
+            if i > 1 and j > 1 and letter == other[j - 2] and one[i - 2] == wanted:
+                best = min(best, rows[-2][j - 2] + 1)
+            row.append(best)
+        rows.append(row)
+    return rows[-1][-1]
 
 
 def as_public_dict(config: Any) -> dict[str, Any]:
