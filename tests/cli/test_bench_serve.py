@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -166,6 +167,26 @@ def test_an_interrupt_shows_what_was_measured_and_the_run_goes_on_later(
     assert "Successful requests:                     400" in shown
     assert len(fake_server.bodies) - num_before == 400 - done
     assert_only_what_belongs_is_in(Path("run"), num_segments=2)
+
+
+def test_a_run_whose_server_is_gone_still_gets_its_report(
+    fake_server: FakeServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert serve(fake_server, *SMALL, "--max-concurrency", "1", "--run-dir", "run") == 0
+    Path("run/summary.json").unlink()
+    (records,) = Path("run/segments/0000").glob("records-*.jsonl")
+    records.write_bytes(b"".join(records.read_bytes().splitlines(keepends=True)[:5]))
+    config = Path("run/config.json")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound and not listening: nobody answers
+        gone = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        config.write_text(config.read_text().replace(fake_server.url, gone))
+        capsys.readouterr()
+        assert main(["bench", "serve", "--resume", "run", "--disable-tqdm"]) == 1
+    shown = capsys.readouterr()
+    assert "Successful requests:                     5" in shown.out and "note: not all was sent" in shown.out
+    assert "could not connect" in shown.err and "--resume run" in shown.err
+    assert json.loads(Path("run/summary.json").read_text())["finished"] is False
 
 
 def test_a_run_killed_with_all_its_processes_goes_on_with_every_finished_request_kept(

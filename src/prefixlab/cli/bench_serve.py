@@ -48,6 +48,7 @@ def configure(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from prefixlab.bench.records.run_dir import RunDir
+    from prefixlab.bench.runs.trial import try_out
     from prefixlab.cli.bench_point import (
         describe_point,
         given_settings,
@@ -55,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
         point_config,
         restored_config,
     )
+    from prefixlab.core.errors import TargetError
 
     with contextlib.ExitStack() as resources:
         folder: RunDir | None = None
@@ -68,13 +70,22 @@ def run(args: argparse.Namespace) -> int:
             if dry:
                 print(describe_point(config))
                 return 0
-        endpoint = resources.enter_context(open_point_endpoint(config))
+        gone: str | None = None
+        try:
+            endpoint = resources.enter_context(open_point_endpoint(config))
+        except TargetError as error:
+            if folder is None or not folder.segments():
+                raise
+            from prefixlab.bench.runs.remembered import remembered_endpoint
+
+            endpoint, gone = remembered_endpoint(folder, config), str(error)
+        if gone is None:
+            try_out(endpoint, config)
         if folder is None:
             folder = new_folder(config, endpoint)
             if folder is not None:
                 resources.enter_context(folder)
-        result = measure(config, endpoint, folder)
-    return judge(result)
+        return measure(config, endpoint, folder, gone=gone)
 
 
 def new_folder(config: ServeConfig, endpoint: Endpoint) -> RunDir | None:
@@ -91,39 +102,53 @@ def new_folder(config: ServeConfig, endpoint: Endpoint) -> RunDir | None:
     return RunDir.create(Path(chosen), settings)
 
 
-def measure(config: ServeConfig, endpoint: Endpoint, folder: RunDir | None) -> PointResult:
-    """Run, show, keep."""
+def measure(
+    config: ServeConfig, endpoint: Endpoint, folder: RunDir | None, *, gone: str | None = None
+) -> int:
+    """Run, show, keep, judge.
+
+    Args:
+        gone: why the server cannot be asked; what the folder holds is shown.
+    """
     from prefixlab.bench.runs import files
     from prefixlab.bench.runs.serve import ServeRun
     from prefixlab.cli.bench_point import point_tokenizer, watching
 
     output = files.result_file(config.report, config, endpoint)
-    if folder is not None:
-        files.begin(folder, endpoint, config.dataset.seed)
+    notes: list[str] = []
+    if folder is not None and gone is None:
+        notes = files.begin(folder, endpoint, config.dataset.seed)
     with watching([config]) as watcher:
-        result = ServeRun(
+        run = ServeRun(
             endpoint,
             config,
             tokenizer=point_tokenizer(config, endpoint),
             folder=folder,
             cold=bool(config.load.flush_cache),
             watcher=watcher,
-        ).run()
+            gone=gone,
+        )
+        result = run.run()
     if folder is not None:
-        files.finish(folder, endpoint, result, detailed=config.report.save_detailed)
+        result = files.finish(folder, endpoint, result, detailed=config.report.save_detailed, notes=notes)
     sys.stdout.write(files.as_text(result, config.report.style))
     files.save(config.report, output, result)
     for where in (output, folder.path if folder else None):
         if where is not None:
             print(f"kept in {where}", file=sys.stderr)
-    return result
+    if result.interrupted and folder is not None:
+        print(f"to go on: prefixlab {VERB} --resume {folder.path}", file=sys.stderr)
+    return judge(result, run.gone)
 
 
-def judge(result: PointResult) -> int:
-    """Raises TargetError if no request succeeded, KeyboardInterrupt if the run was interrupted."""
+def judge(result: PointResult, gone: str | None) -> int:
+    """Raises TargetError if no request succeeded or the server went away, KeyboardInterrupt if the run was
+    interrupted."""
     from prefixlab.bench.verdict import first_failure
     from prefixlab.core.errors import TargetError
 
+    if gone is not None:
+        raise TargetError(gone)
     if result.interrupted:
         raise KeyboardInterrupt
     if not result.metrics.ok:

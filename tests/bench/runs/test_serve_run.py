@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from prefixlab.bench.metrics.point import PointResult
 from prefixlab.bench.records.record import Outcome
 from prefixlab.bench.records.run_dir import RunDir
 from prefixlab.bench.runs import files
+from prefixlab.bench.runs.remembered import remembered_endpoint
 from prefixlab.bench.runs.serve import ServeRun
 from prefixlab.bench.targets.control import FlushAnswer, ServerFacts
 from prefixlab.bench.targets.endpoint import Endpoint
@@ -35,6 +37,7 @@ class FakeControl:
 
     can_flush: bool = True
     flushes: int = 0
+    gone: bool = False
 
     def facts(self) -> ServerFacts:
         return FACTS
@@ -44,6 +47,8 @@ class FakeControl:
         return FlushAnswer(self.can_flush, "asked")
 
     def metrics_text(self) -> str | None:
+        if self.gone:
+            raise TargetError("could not connect")
         return f"flushes {self.flushes}\n"
 
 
@@ -294,6 +299,84 @@ def test_nothing_is_sent_after_the_duration_also_when_resumed(run_dir: Callable[
     # 4 slots, 0.4 s a request: two rounds took 0.8 s of the one second, one more begins within it.
     assert counts(result) == (20, 12, 0, 0, 8)
     assert any("--duration was over" in note for note in result.notes)
+
+
+def test_a_server_that_dies_costs_no_report(run_dir: Callable[[], RunDir]) -> None:
+    server = Server()
+    with run_dir() as folder:
+        notes = files.begin(folder, server.endpoint(), 1)
+        result = ServeRun(server.endpoint(), settings(), folder=folder).run()
+        server.control.gone = True
+        result = files.finish(folder, server.endpoint(), result, detailed=False, notes=notes)
+        assert "no metrics-after.txt: could not connect" in (folder.path / "report.txt").read_text()
+        assert (folder.path / "requests.parquet").exists() and folder.is_finished
+
+
+def test_what_was_measured_before_a_server_died_between_repeats_is_reported() -> None:
+    server = Server(VirtualDriver(failing=frozenset({"probe"})))
+    server.driver.failing = frozenset()
+    run = ServeRun(server.endpoint(), settings(repeats=2), cold=True)
+    original = server.driver.run
+
+    def die_after_the_first_repeat(plan: Any, load: Any, **more: Any) -> Any:
+        drive = original(plan, load, **more)
+        if len(drive.table) == 20:
+            server.driver.failing = frozenset({"probe", "cold start", *drive.table.request_id})
+            server.driver.run = fail  # type: ignore[method-assign]
+        return drive
+
+    def fail(plan: Any, load: Any, **more: Any) -> Any:
+        raise TargetError("could not connect")
+
+    server.driver.run = die_after_the_first_repeat  # type: ignore[method-assign]
+    result = run.run()
+    assert counts(result) == (40, 20, 0, 0, 20)
+    assert result.interrupted and run.gone == "could not connect"
+    assert "not all was sent: could not connect" in result.notes
+
+
+def test_a_run_whose_server_is_gone_is_reported_of_what_its_folder_holds(
+    run_dir: Callable[[], RunDir],
+) -> None:
+    server = Server(VirtualDriver(failing=frozenset({"2"}), stop_after=7))
+    with run_dir() as folder:
+        files.begin(folder, server.endpoint(), 1)
+        ServeRun(server.endpoint(), settings(), folder=folder).run()
+    with run_dir() as folder:
+        endpoint = remembered_endpoint(folder, settings())
+        assert (endpoint.backend, endpoint.model, endpoint.page_size) == ("sglang", "m", 16)
+        run = ServeRun(endpoint, settings(), folder=folder, gone="could not connect")
+        result = files.finish(folder, endpoint, run.run(), detailed=False)
+        assert not folder.is_finished and run.gone
+    assert counts(result) == (20, 6, 1, 0, 13)
+    assert result.check.verdict is Verdict.CONSISTENT
+
+
+def test_a_run_that_only_lacks_its_report_needs_no_server(run_dir: Callable[[], RunDir]) -> None:
+    server = Server(VirtualDriver(die_after=20))
+    with run_dir() as folder, pytest.raises(Killed):
+        files.begin(folder, server.endpoint(), 1)
+        ServeRun(server.endpoint(), settings(), folder=folder).run()
+    with run_dir() as folder:
+        endpoint = remembered_endpoint(folder, settings())
+        run = ServeRun(endpoint, settings(), folder=folder, gone="could not connect")
+        files.finish(folder, endpoint, run.run(), detailed=False)
+        assert run.gone is None and folder.is_finished
+
+
+def test_what_is_sent_after_a_resume_is_not_held_against_the_cache(run_dir: Callable[[], RunDir]) -> None:
+    server = Server(VirtualDriver(stop_after=7))
+    with run_dir() as folder:
+        first = ServeRun(server.endpoint(), settings(), folder=folder).run()
+        segment = json.loads((folder.path / "segments/0000.json").read_text())
+    assert first.check.verdict is Verdict.CONSISTENT
+    assert segment["health"]["stamps"] == "target", "JSON, not JSON in a string"
+    with run_dir() as folder:
+        result = ServeRun(server.endpoint(), settings(), folder=folder).run()
+    planned, _ = server.driver.runs[1]
+    assert {one.num_expected_cached_tokens for one in planned} == {None}
+    assert result.check.verdict is Verdict.CONSISTENT and result.check.prompt_tokens == 7 * 40
+    assert any(note.startswith("13 requests sent after the run was resumed") for note in result.notes)
 
 
 def test_a_run_directory_holds_what_the_design_says(run_dir: Callable[[], RunDir]) -> None:

@@ -31,7 +31,8 @@ from prefixlab.bench.records.record import Outcome
 from prefixlab.bench.records.table import CODE, RecordTable
 from prefixlab.core.errors import ConfigError
 
-CONFIG, SUMMARY, LOCK, SEGMENTS = "config.json", "summary.json", "lock", "segments"
+CONFIG, ENVIRONMENT, SUMMARY = "config.json", "environment.json", "summary.json"
+LOCK, SEGMENTS = "lock", "segments"
 MAX_TRIES = 1000
 _DRAFT = ".new"
 
@@ -124,11 +125,11 @@ class RunDir:
     @property
     def is_finished(self) -> bool:
         """It came to its own end: nothing is left to send."""
-        return bool((self._read_json(SUMMARY) or {}).get("finished"))
+        return bool((self.read_json(SUMMARY) or {}).get("finished"))
 
     def config_of(self, verb: str) -> dict[str, Any]:
         """The settings, as `create` was given them. ConfigError if the folder is another verb's."""
-        config = self._read_json(CONFIG)
+        config = self.read_json(CONFIG)
         if config is None:
             raise ConfigError(f"{self.path / CONFIG} cannot be read")
         if config.get("verb") != verb:
@@ -138,7 +139,7 @@ class RunDir:
     def segments(self) -> list[Segment]:
         """In the order they were begun."""
         return [
-            Segment(int(about.stem), about.with_suffix(""), self._read_json(f"{SEGMENTS}/{about.name}") or {})
+            Segment(int(about.stem), about.with_suffix(""), self.read_json(f"{SEGMENTS}/{about.name}") or {})
             for about in sorted((self.path / SEGMENTS).glob("*.json"))
         ]
 
@@ -169,7 +170,8 @@ class RunDir:
             os.fsync(file.fileno())
         temporary.replace(self.path / name)
 
-    def _read_json(self, name: str) -> dict[str, Any] | None:
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """None where the file is not there, or is no JSON object."""
         try:
             return msgspec.json.decode((self.path / name).read_bytes(), type=dict[str, Any])
         except (OSError, msgspec.DecodeError, msgspec.ValidationError):

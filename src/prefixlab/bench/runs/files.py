@@ -27,7 +27,7 @@ from prefixlab.bench.config.report import RUNS, ReportConfig
 from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.metrics.point import PointResult
 from prefixlab.bench.records.export import join_lines, write_lines
-from prefixlab.bench.records.run_dir import SUMMARY, RunDir
+from prefixlab.bench.records.run_dir import ENVIRONMENT, SUMMARY, RunDir
 from prefixlab.bench.records.store import write_csv, write_parquet
 from prefixlab.bench.report.environment import machine_name
 from prefixlab.bench.report.jsonl import append_line
@@ -36,7 +36,7 @@ from prefixlab.bench.report.points.side_by_side import points_table
 from prefixlab.bench.report.points.styles import show_point
 from prefixlab.bench.targets.endpoint import Endpoint
 from prefixlab.core.clock import wall_time_label
-from prefixlab.core.errors import ConfigError
+from prefixlab.core.errors import ConfigError, TargetError
 
 REPORT_WIDTH = 120
 
@@ -94,17 +94,24 @@ def git_commit() -> str | None:
         return None
 
 
-def begin(folder: RunDir, endpoint: Endpoint, seed: int) -> None:
-    """Before anything is sent. A resumed run keeps what it began with."""
+def begin(folder: RunDir, endpoint: Endpoint, seed: int) -> list[str]:
+    """Before anything is sent. A resumed run keeps what it began with. Returns notes, for `finish`."""
     number = len(folder.segments())
-    name = "environment.json" if number == 0 else f"environment-{number}.json"
+    name = ENVIRONMENT if number == 0 else f"environment-{number}.json"
     folder.write_json(name, environment(endpoint, seed))
-    _server_metrics(folder, endpoint, "before" if number == 0 else f"before-{number}")
+    return _server_metrics(folder, endpoint, "before" if number == 0 else f"before-{number}")
 
 
-def finish(folder: RunDir, endpoint: Endpoint, result: PointResult, *, detailed: bool) -> None:
-    """At the end, or at an interrupt: the same files, made of what is there."""
-    _server_metrics(folder, endpoint, "after")
+def finish(
+    folder: RunDir, endpoint: Endpoint, result: PointResult, *, detailed: bool, notes: Sequence[str] = ()
+) -> PointResult:
+    """At the end, or at an interrupt: the same files, made of what is there. Needs no server.
+
+    Returns:
+        The result as it was written, with what there is to note about its files.
+    """
+    notes = (*notes, *_server_metrics(folder, endpoint, "after"))
+    result = dataclasses.replace(result, notes=(*result.notes, *notes))
     lines = folder.path / "requests.jsonl"
     parts = [path for segment in folder.segments() for path in segment.record_files()]
     if result.metrics.num_segments == 1 and len(folder.segments()) == 1:
@@ -117,6 +124,7 @@ def finish(folder: RunDir, endpoint: Endpoint, result: PointResult, *, detailed:
     folder.write_text("report.txt", as_text(result, "vllm"))
     keys = {"finished": not result.interrupted, **result_keys(result, detailed=detailed)}
     folder.write_json(SUMMARY, keys)
+    return result
 
 
 def as_text(result: PointResult, style: str) -> str:
@@ -125,10 +133,15 @@ def as_text(result: PointResult, style: str) -> str:
     return text.getvalue()
 
 
-def _server_metrics(folder: RunDir, endpoint: Endpoint, when: str) -> None:
-    text = endpoint.control.metrics_text()
+def _server_metrics(folder: RunDir, endpoint: Endpoint, when: str) -> list[str]:
+    """A note where the server does not answer: what was measured is worth keeping all the same."""
+    try:
+        text = endpoint.control.metrics_text()
+    except TargetError as error:
+        return [f"no metrics-{when}.txt: {error}"]
     if text is not None:
         folder.write_text(f"metrics-{when}.txt", text)
+    return []
 
 
 def result_file(report: ReportConfig, config: ServeConfig, endpoint: Endpoint) -> Path | None:

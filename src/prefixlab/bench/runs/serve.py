@@ -9,12 +9,14 @@ exactly one row in the result, whatever happened.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 
 from prefixlab.bench.calibrate.store import calibration_notes
@@ -29,13 +31,14 @@ from prefixlab.bench.records.record import Outcome
 from prefixlab.bench.records.run_dir import RunDir, Segment, done_ids, settled
 from prefixlab.bench.records.table import CODE, RecordTable
 from prefixlab.bench.report.console import counted
+from prefixlab.bench.runs.checks import check_lengths
 from prefixlab.bench.runs.point import Asker, Outline, load_of, outline, rest_of
 from prefixlab.bench.targets.cold_start import Coldness, ColdStart
 from prefixlab.bench.targets.endpoint import Endpoint
-from prefixlab.bench.verdict import Verdict, delivery_notes, first_failure
+from prefixlab.bench.verdict import CacheCheck, Verdict, check_cache, delivery_notes, first_failure
 from prefixlab.bench.workloads.random import RandomShape, make_probe
 from prefixlab.core.clock import wall_time_label
-from prefixlab.core.errors import ConfigError, TargetError
+from prefixlab.core.errors import TargetError
 from prefixlab.core.seams import Tokenizer
 
 MAX_WARM_UP_CONCURRENCY = 16
@@ -85,6 +88,7 @@ class ServeRun:
         folder: where to keep it; may hold the beginning of the same run. None: nothing is kept.
         cold: empty the server's cache before every repeat.
         swept: what a sweep sets at this point, for its reports.
+        gone: why nothing can be sent; what the folder holds is reported.
     """
 
     def __init__(
@@ -97,6 +101,7 @@ class ServeRun:
         cold: bool = False,
         swept: dict[str, Any] | None = None,
         watcher: Watcher | None = None,
+        gone: str | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._config = config
@@ -107,8 +112,15 @@ class ServeRun:
         self._watcher = watcher or Unwatched()
         self._health: list[ClientHealth] = []
         self._notes: list[str] = []
+        self._notes_at_end: list[str] = []
         self._salt = 0
         self._interrupted = False
+        self._gone = gone
+
+    @property
+    def gone(self) -> str | None:
+        """Why the server could not be asked any more, if requests are left that it was not sent."""
+        return self._gone
 
     def run(self) -> PointResult:
         """To its end, or to an interrupt; what was measured is in the result either way.
@@ -121,24 +133,29 @@ class ServeRun:
         repeats = [
             _Repeat(number, outline(self._config, number)) for number in range(self._config.load.repeats)
         ]
-        self._check_lengths(repeats[0].outline)
+        check_lengths(self._endpoint, repeats[0].outline)
         self._take_up(repeats)
-        if self._config.load.num_warmups and not all(map(self._is_done, repeats)):
-            self._warm_up(repeats[0].outline)
+        if all(map(self._is_done, repeats)):
+            self._gone = None
+        elif self._config.load.num_warmups and not self._gone:
+            with self._outlived(repeats):
+                self._warm_up(repeats[0].outline)
         for repeat in repeats:
+            if not (self._interrupted or self._gone or self._is_done(repeat)) and self._cold:
+                with self._outlived(repeats):
+                    self._start_cold(repeat)
             self._measure(repeat)
         return self._judge(repeats)
 
-    def _check_lengths(self, planned: Outline) -> None:
-        limit = self._endpoint.facts.max_model_len
-        if limit is None or planned.prompt_tokens is None:
-            return
-        longest = int(np.max(np.add(planned.prompt_tokens, planned.output_tokens)))
-        if longest > limit:
-            raise ConfigError(
-                f"a request of {longest} tokens of prompt and output: the server takes at most {limit}; "
-                "see --random-input-len, --random-prefix-len and --random-output-len"
-            )
+    @contextlib.contextmanager
+    def _outlived(self, repeats: list[_Repeat]) -> Iterator[None]:
+        """A server that fails what is not measured ends the run; what was measured before is reported."""
+        try:
+            yield
+        except TargetError as error:
+            if not any(len(repeat.table) for repeat in repeats):
+                raise
+            self._gone = str(error)
 
     def _take_up(self, repeats: list[_Repeat]) -> None:
         """What an earlier process left in the folder."""
@@ -150,7 +167,7 @@ class ServeRun:
             repeat.spent_s += float(np.nanmax(table.last_s, initial=0.0))
             self._salt = int(segment.about["salt"])
             if "health" in segment.about:
-                self._health.append(ClientHealth.from_json(str(segment.about["health"])))
+                self._health.append(ClientHealth.from_json(msgspec.json.encode(segment.about["health"])))
         num_done = sum(len(done_ids(repeat.table)) for repeat in repeats)
         if num_done and not all(map(self._is_done, repeats)):
             self._notes.append(f"resumed: {counted(num_done, 'request')} had ended before")
@@ -174,14 +191,12 @@ class ServeRun:
 
     def _measure(self, repeat: _Repeat) -> None:
         """What is left of a repeat; what is not sent any more is unsent."""
-        if self._interrupted or self._is_done(repeat):
+        if self._interrupted or self._gone or self._is_done(repeat):
             known = set(repeat.table.request_id)
             missing = rest_of(self._asker.requests(repeat.outline, repeat.number, self._salt), known)
             if len(known) < repeat.outline.num_requests:
                 repeat.keep(RecordTable.of(planned.unsent(planned.offset_s) for planned in missing))
             return
-        if self._cold:
-            self._start_cold(repeat)
         times = f"repeat {repeat.number + 1} of {self._config.load.repeats}"
         self._watcher.describe(times if self._config.load.repeats > 1 else "sending")
         segment = self._begin(repeat)
@@ -200,6 +215,9 @@ class ServeRun:
         if first is None:
             return
         for planned in itertools.chain((first,), left):
+            if repeat.tables:
+                # Perhaps it was sent before the stop, and finds itself; or the cache was emptied since.
+                planned = replace(planned, num_expected_cached_tokens=None)
             yield replace(planned, offset_s=planned.offset_s - first.offset_s) if done else planned
 
     def _begin(self, repeat: _Repeat) -> Segment | None:
@@ -215,7 +233,8 @@ class ServeRun:
         self._interrupted = drive.interrupted
         if segment is not None and self._folder is not None:
             self._folder.end_segment(
-                segment, {"health": drive.health.to_json(), "interrupted": drive.interrupted}
+                segment,
+                {"health": msgspec.Raw(drive.health.to_json().encode()), "interrupted": drive.interrupted},
             )
 
     def _start_cold(self, repeat: _Repeat) -> None:
@@ -246,9 +265,28 @@ class ServeRun:
         notes = [*self._endpoint.warnings, *([simulated] if simulated else []), *self._notes]
         if self._interrupted:
             notes.append("interrupted: the figures are of the requests that had finished")
+        if self._gone:
+            notes.append(f"not all was sent: {self._gone}")
         notes += self._workload_notes(repeats[0].outline)
-        result = evaluate(settings, tables, health, notes=notes, interrupted=self._interrupted)
+        incomplete = self._interrupted or self._gone is not None
+        result = evaluate(settings, tables, health, notes=notes, interrupted=incomplete)
+        if result.check.verdict is Verdict.UNCHECKED:
+            result = replace(result, check=self._check_of_first_stretches(tables, result.check))
         return replace(result, notes=(*result.notes, *self._result_notes(result)))
+
+    def _check_of_first_stretches(self, tables: list[RecordTable], check: CacheCheck) -> CacheCheck:
+        """After a resume nobody knows what a request should find cached: those before it are checked."""
+        later = RecordTable.concat([table.select(table.segment > 0) for table in tables])
+        if not later.ok.any() or self._endpoint.expected_cached_tokens(0, 1) is None:
+            return check
+        checked = check_cache(RecordTable.concat([table.select(table.segment == 0) for table in tables]))
+        self._notes_at_end.append(
+            f"{counted(int(later.ok.sum()), 'request')} sent after the run was resumed: not checked against "
+            "the cache, for what was in flight when it stopped was sent twice and can find itself there"
+        )
+        if checked.verdict is Verdict.NOTHING_FINISHED:
+            return replace(check, detail="all that finished was sent after the run was resumed")
+        return checked
 
     def _workload_notes(self, planned: Outline) -> list[str]:
         if planned.shape is None:
@@ -269,9 +307,9 @@ class ServeRun:
 
     def _result_notes(self, result: PointResult) -> list[str]:
         table, metrics = result.table, result.metrics
-        notes = delivery_notes(table, ignore_eos=self._endpoint.ignore_eos)
+        notes = [*self._notes_at_end, *delivery_notes(table, ignore_eos=self._endpoint.ignore_eos)]
         unsent = int((table.outcome == CODE[Outcome.UNSENT]).sum())
-        if unsent and not self._interrupted:
+        if unsent and not result.interrupted:
             notes.append(f"{unsent} requests were not sent: --duration was over")
         check = result.check
         if check.verdict is Verdict.MORE and not self._cold:

@@ -20,7 +20,9 @@ from prefixlab.bench.metrics.point import PointResult
 from prefixlab.bench.records.run_dir import CONFIG, RunDir
 from prefixlab.bench.runs import files
 from prefixlab.bench.runs.serve import ServeRun, Watcher
+from prefixlab.bench.runs.trial import try_out
 from prefixlab.bench.targets.endpoint import Endpoint
+from prefixlab.core.errors import TargetError
 from prefixlab.core.seams import Tokenizer
 
 POINT_VERB = "bench serve"
@@ -58,17 +60,27 @@ def run_sweep(
     """Measure the points, one after another; those whose folder says they are finished are only read.
 
     Raises:
-        ConfigError, TargetError: as a run does; the points before have been given to `on_point`.
+        ConfigError, TargetError: as a run and its trial do; the points before have been given to `on_point`.
     """
     for _, of_one_server in groupby(points, key=lambda point: point.config.target):
         several = list(of_one_server)
         with open_endpoint(several[0].config) as endpoint:
+            tried = False
             for point in several:
-                result = _measure(point, endpoint, make_tokenizer, folder, watcher)
+                if not (tried or _has_begun(folder, point)):
+                    try_out(endpoint, point.config)
+                    tried = True
+                result, gone = _measure(point, endpoint, make_tokenizer, folder, watcher)
                 on_point(point, result)
                 yield result
+                if gone is not None:
+                    raise TargetError(f"{point.name}: {gone}")
                 if result.interrupted:
                     return
+
+
+def _has_begun(folder: Path | None, point: SweepPoint) -> bool:
+    return folder is not None and (folder / point.name / CONFIG).exists()
 
 
 def _measure(
@@ -77,14 +89,16 @@ def _measure(
     make_tokenizer: MakeTokenizer,
     folder: Path | None,
     watcher: Watcher,
-) -> PointResult:
+) -> tuple[PointResult, str | None]:
+    """Also why the server could not be asked to the end."""
     config = point.config
+    notes: list[str] = []
     with ExitStack() as resources:
         kept = None if folder is None else resources.enter_context(_point_folder(folder, point))
         finished = kept is not None and kept.is_finished
         if kept is not None and not finished:
-            files.begin(kept, endpoint, config.dataset.seed)
-        result = ServeRun(
+            notes = files.begin(kept, endpoint, config.dataset.seed)
+        run = ServeRun(
             endpoint,
             config,
             tokenizer=make_tokenizer(config, endpoint),
@@ -92,10 +106,11 @@ def _measure(
             cold=config.load.flush_cache is not False,
             swept=dict(point.swept),
             watcher=_Named(watcher, point.name),
-        ).run()
+        )
+        result = run.run()
         if kept is not None and not finished:
-            files.finish(kept, endpoint, result, detailed=config.report.save_detailed)
-    return result
+            result = files.finish(kept, endpoint, result, detailed=config.report.save_detailed, notes=notes)
+    return result, run.gone
 
 
 @contextmanager
