@@ -274,6 +274,22 @@ def test_nothing_succeeding_is_exit_code_1(
     assert "Failed requests:                         12" in captured.out
 
 
+def test_token_ids_the_model_does_not_know_are_told_before_the_run(
+    fake_server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_server.behaviour.is_vllm = True
+    fake_server.behaviour.vocab_size = 1_000
+    words = [*SMALL, "--backend", "vllm", "--max-concurrency", "4"]
+    assert serve(fake_server, *words) == 1
+    shown = capsys.readouterr()
+    assert "Token id 31999 is out of vocabulary" in shown.err and "give --vocab-size" in shown.err
+    assert not shown.out and not Path("runs").exists()
+    assert len(fake_server.bodies) == 1
+    assert serve(fake_server, *words, "--vocab-size", "1000") == 0
+    assert "Measured cached tokens:                  0" in capsys.readouterr().out
+    assert len(fake_server.bodies) == 1 + 1 + 12
+
+
 def test_a_wrong_model_is_told_before_the_run_with_the_names_there_are(
     fake_server: FakeServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -308,6 +324,31 @@ def test_a_ready_server_is_sent_no_prompt_by_the_check(fake_server: FakeServer) 
     words = ["--ready-check-timeout-sec", "5", "--max-concurrency", "4"]
     assert serve(fake_server, *SMALL, *words) == 0
     assert len(fake_server.bodies) == 12
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--dataset-name", "custom", "--dataset-path", "nope.jsonl"], "--dataset-path nope.jsonl"),
+        (["--dataset-name", "custom", "--dataset-path", "torn.jsonl"], "torn.jsonl:1"),
+        (["--dataset-name", "custom", "--dataset-path", "long.jsonl"], "the server takes at most"),
+        (["--dataset-name", "custom", "--dataset-path", "talk.jsonl"], "rows hold conversations"),
+        (["--isl", "10000000"], "the server takes at most"),
+        (["--tokenizer", "nowhere/at/all"], "nowhere"),
+        (["--save-result", "--result-filename", "nosuch/r.json"], "--result-filename nosuch/r.json"),
+    ],
+)
+def test_a_run_that_cannot_start_leaves_no_folder(
+    fake_server: FakeServer, words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_server.behaviour.info = {"max_model_len": 500}
+    Path("torn.jsonl").write_text("{")
+    Path("long.jsonl").write_text('{"prompt": [1, 2, 3], "output_tokens": 500}')
+    Path("talk.jsonl").write_text('{"messages": [{"role": "user", "content": "hi"}]}')
+    assert serve(fake_server, "--disable-tqdm", *words) != 0
+    assert complaint in capsys.readouterr().err
+    assert not Path("runs").exists() and not Path("nosuch").exists()
+    assert not fake_server.bodies
 
 
 def test_a_dry_run_says_what_would_be_sent(capsys: pytest.CaptureFixture[str]) -> None:

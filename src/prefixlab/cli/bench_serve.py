@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from prefixlab.bench.records.run_dir import RunDir
     from prefixlab.bench.targets.endpoint import Endpoint
     from prefixlab.cli.main import Parser
+    from prefixlab.core.seams import Tokenizer
 
 SUMMARY = "put one load on a server: latency, throughput, and how far to believe them"
 VERB = "bench serve"
@@ -48,12 +49,15 @@ def configure(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from prefixlab.bench.records.run_dir import RunDir
+    from prefixlab.bench.runs.checks import check_point
+    from prefixlab.bench.runs.point import outline
     from prefixlab.bench.runs.trial import try_out
     from prefixlab.cli.bench_point import (
         describe_point,
         given_settings,
         open_point_endpoint,
         point_config,
+        point_tokenizer,
         restored_config,
     )
     from prefixlab.core.errors import TargetError
@@ -70,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
             if dry:
                 print(describe_point(config))
                 return 0
+            outline(config)  # files that cannot be read are told before any server is asked
         gone: str | None = None
         try:
             endpoint = resources.enter_context(open_point_endpoint(config))
@@ -79,13 +84,14 @@ def run(args: argparse.Namespace) -> int:
             from prefixlab.bench.runs.remembered import remembered_endpoint
 
             endpoint, gone = remembered_endpoint(folder, config), str(error)
-        if gone is None:
-            try_out(endpoint, config)
+        tokenizer = point_tokenizer(config, endpoint)
         if folder is None:
+            check_point(endpoint, config, tokenizer)
+            try_out(endpoint, config)
             folder = new_folder(config, endpoint)
             if folder is not None:
                 resources.enter_context(folder)
-        return measure(config, endpoint, folder, gone=gone)
+        return measure(config, endpoint, folder, tokenizer, gone=gone)
 
 
 def new_folder(config: ServeConfig, endpoint: Endpoint) -> RunDir | None:
@@ -103,7 +109,12 @@ def new_folder(config: ServeConfig, endpoint: Endpoint) -> RunDir | None:
 
 
 def measure(
-    config: ServeConfig, endpoint: Endpoint, folder: RunDir | None, *, gone: str | None = None
+    config: ServeConfig,
+    endpoint: Endpoint,
+    folder: RunDir | None,
+    tokenizer: Tokenizer | None,
+    *,
+    gone: str | None = None,
 ) -> int:
     """Run, show, keep, judge.
 
@@ -112,7 +123,7 @@ def measure(
     """
     from prefixlab.bench.runs import files
     from prefixlab.bench.runs.serve import ServeRun
-    from prefixlab.cli.bench_point import point_tokenizer, watching
+    from prefixlab.cli.bench_point import watching
 
     output = files.result_file(config.report, config, endpoint)
     notes: list[str] = []
@@ -122,7 +133,7 @@ def measure(
         run = ServeRun(
             endpoint,
             config,
-            tokenizer=point_tokenizer(config, endpoint),
+            tokenizer=tokenizer,
             folder=folder,
             cold=bool(config.load.flush_cache),
             watcher=watcher,

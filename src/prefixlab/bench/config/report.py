@@ -63,14 +63,23 @@ class ReportConfig:
         self.objectives()
         if self.output_file is not None and not Path(self.output_file).absolute().parent.is_dir():
             raise ConfigError(f"--output-file {self.output_file}: its folder is not there")
+        if self.result_filename is not None and self.writes_file:
+            folder = (Path(self.result_dir or ".") / self.result_filename).absolute().parent
+            if not folder.is_dir() and folder != Path(self.result_dir or ".").absolute():
+                raise ConfigError(f"--result-filename {self.result_filename}: its folder is not there")
         if (self.save_detailed or self.append_result) and not self.writes_result:
             raise ConfigError(
                 "--save-detailed and --append-result shape the file of --save-result: give that"
             )
 
     @property
+    def writes_file(self) -> bool:
+        """The one vLLM's client writes."""
+        return self.save_result or self.append_result
+
+    @property
     def writes_result(self) -> bool:
-        return self.save_result or self.append_result or self.output_file is not None
+        return self.writes_file or self.output_file is not None
 
     def metrics(self) -> tuple[str, ...]:
         """Those to show, but for what is always shown."""

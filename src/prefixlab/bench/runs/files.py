@@ -150,7 +150,7 @@ def result_file(report: ReportConfig, config: ServeConfig, endpoint: Endpoint) -
     Raises:
         ConfigError: its folder cannot be made.
     """
-    if not (report.save_result or report.append_result):
+    if not report.writes_file:
         return None
     load = config.load
     conc = "" if load.max_concurrency is None else f"-concurrency{load.max_concurrency}"

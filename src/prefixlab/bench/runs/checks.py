@@ -1,0 +1,49 @@
+"""What can be known to be wrong with a point once its server is known, before anything is made or sent.
+
+Owns those checks: that the requests can be made in a form the server takes, and are no longer than it takes.
+Settings check themselves.
+
+Invariant: nothing is sent or written.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from prefixlab.bench.config.serve import ServeConfig
+from prefixlab.bench.runs.point import CHAT, Asker, Outline, outline
+from prefixlab.bench.targets.endpoint import Endpoint
+from prefixlab.bench.workloads.custom import content_of
+from prefixlab.core.errors import ConfigError
+from prefixlab.core.seams import Tokenizer
+
+
+def check_point(endpoint: Endpoint, config: ServeConfig, tokenizer: Tokenizer | None) -> None:
+    """Raises ConfigError if files cannot be read, or the requests cannot be made or do not fit the server."""
+    planned = outline(config)
+    check_lengths(endpoint, planned)
+    if planned.shape is not None:
+        next(Asker(endpoint, config, tokenizer).requests(planned, 0, 0))
+        return
+    one_of_each = {(row.token_ids is None, row.messages is None): row for row in planned.rows}
+    for row in one_of_each.values():
+        chat, template = endpoint.backend == CHAT, config.dataset.chat_template
+        content_of(row, chat=chat, template=template, tokenizer=tokenizer)
+
+
+def check_lengths(endpoint: Endpoint, planned: Outline) -> None:
+    """As far as lengths are known here. Raises ConfigError if one is more than the server takes."""
+    limit = endpoint.facts.max_model_len
+    if limit is None:
+        return
+    if planned.prompt_tokens is None:
+        longest = max(len(row.token_ids or ()) + row.num_output_tokens for row in planned.rows)
+        flags = "the file's prompts, and --custom-output-len"
+    else:
+        longest = int(np.max(np.add(planned.prompt_tokens, planned.output_tokens)))
+        flags = "--random-input-len, --random-prefix-len and --random-output-len"
+    if longest > limit:
+        raise ConfigError(
+            f"a request of {longest} tokens of prompt and output: "
+            f"the server takes at most {limit}; see {flags}"
+        )
