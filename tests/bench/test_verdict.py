@@ -3,7 +3,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from prefixlab.bench.records.record import Outcome, Record
-from prefixlab.bench.verdict import Verdict, check_cache, delivery_notes
+from prefixlab.bench.records.table import as_table
+from prefixlab.bench.verdict import Verdict, check_cache, delivery_notes, first_failure
 from tests.bench.helpers import ok_record
 
 
@@ -36,7 +37,7 @@ def test_one_silent_answer_makes_the_total_unknown_and_not_smaller() -> None:
 def test_less_and_more_are_named_with_an_example() -> None:
     less = check_cache([answered(0, 64), answered(1, 48)])
     assert less.verdict is Verdict.LESS
-    assert "r1: 48 instead of 64" in less.detail
+    assert "r1 reported 48 cached tokens instead of 64" in less.detail
     assert check_cache([answered(0, 80)]).verdict is Verdict.MORE
 
 
@@ -66,9 +67,40 @@ def test_a_server_that_counts_other_prompt_tokens_is_named() -> None:
 def test_failures_and_odd_lengths_are_noted() -> None:
     short = ok_record("short", planned_output_tokens=8)
     lost = Record("lost", Outcome.FAILED, intended_s=0.0, error="HTTP 503: full")
-    guessed = ok_record("guessed", planned_output_tokens=1, counts_estimated=True)
+    guessed = ok_record("guessed", planned_output_tokens=1, counts_estimated=True, num_prompt_tokens=9)
     notes = delivery_notes([short, lost, guessed], ignore_eos=True)
     assert any("1 instead of 8" in note for note in notes)
     assert any("1 of 3 requests failed, first: HTTP 503: full" in note for note in notes)
     assert any("estimate" in note for note in notes)
     assert not any("instead of" in note for note in delivery_notes([short], ignore_eos=False))
+
+
+def test_answers_without_any_counts_are_told_from_those_with_a_total_alone() -> None:
+    total = ok_record("total", planned_output_tokens=1, counts_estimated=True, num_prompt_tokens=9)
+    silent = ok_record("silent", planned_output_tokens=1, counts_estimated=True)
+    notes = delivery_notes([total, silent, silent], ignore_eos=False)
+    assert any("2 of 3 answers named no counts" in note for note in notes)
+    assert any("1 of 3 answers told only their total" in note for note in notes)
+
+
+def test_outputs_beyond_their_length_name_the_likely_cause() -> None:
+    endless = ok_record("endless", arrivals_s=[2.0, 3.0], last_s=3.0, planned_output_tokens=1)
+    (note,) = delivery_notes([endless], ignore_eos=False)
+    assert "1 of 1 outputs are longer than asked for" in note and "max_tokens" in note
+
+
+def test_prompts_of_another_length_than_planned_are_told() -> None:
+    def told(counted: int, planned: int) -> list[str]:
+        record = ok_record(planned_output_tokens=1, planned_prompt_tokens=planned, num_prompt_tokens=counted)
+        return delivery_notes([record], ignore_eos=True)
+
+    assert told(335, 64) == ["prompts are 335 tokens on average by the server's count; 64 were planned"]
+    assert told(66, 64) == [], "about as planned"
+    assert told(29, 0) == [], "nobody planned the length of a file's prompts"
+
+
+def test_the_first_failure_comes_with_a_remedy() -> None:
+    lost = Record("lost", Outcome.FAILED, intended_s=0.0, error="Token id 31557 is out of vocabulary")
+    words = first_failure([lost])
+    assert words is not None and "--vocab-size" in words
+    assert words == first_failure(as_table([lost]))

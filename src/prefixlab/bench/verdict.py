@@ -16,6 +16,10 @@ import numpy as np
 
 from prefixlab.bench.records.record import Outcome, Record
 from prefixlab.bench.records.table import CODE, IntArray, RecordTable, as_table
+from prefixlab.bench.targets.hints import with_hint
+
+PROMPT_DRIFT = 0.1
+"""Share by which the server's count of prompt tokens may differ from the plan before it is worth a word."""
 
 
 class Verdict(enum.Enum):
@@ -72,7 +76,7 @@ def check_cache(records: Sequence[Record] | RecordTable) -> CacheCheck:
         silent = int((got < 0).sum())
         return answer(Verdict.NOT_REPORTED, f"{silent} of {len(ok)} answers named no cached tokens")
     if expected is None:
-        return answer(Verdict.UNCHECKED, "give --page-size to check the hits")
+        return answer(Verdict.UNCHECKED, "the page size is unknown: give --page-size to check the hits")
     planned = table.planned_prompt_tokens[ok]
     drift = ""
     if (prompt_tokens != planned).any():
@@ -82,8 +86,9 @@ def check_cache(records: Sequence[Record] | RecordTable) -> CacheCheck:
         if wrong.any():
             first = int(wrong.argmax())
             where = (
-                f"{int(wrong.sum())} of {len(ok)} requests, e.g. {table.request_id[ok[first]]}: "
-                f"{got[first]} instead of {wanted[first]}"
+                f"{int(wrong.sum())} of {len(ok)} requests hit {verdict.value}, e.g. "
+                f"{table.request_id[ok[first]]} reported {got[first]} cached tokens "
+                f"instead of {wanted[first]}"
             )
             return answer(verdict, f"{where}; {drift}" if drift else where)
     return answer(Verdict.CONSISTENT, drift)
@@ -101,10 +106,25 @@ def delivery_notes(records: Sequence[Record] | RecordTable, *, ignore_eos: bool)
             f"{int(odd.sum())} of {num_ok} outputs are not as long as asked for, e.g. "
             f"{table.num_output_tokens[first]} instead of {table.planned_output_tokens[first]} tokens"
         )
+    longer = table.ok & (table.num_output_tokens > table.planned_output_tokens)
+    if longer.any() and not ignore_eos:
+        notes.append(
+            f"{int(longer.sum())} of {num_ok} outputs are longer than asked for: if the server knows "
+            "max_tokens alone, give it by --extra-request-body"
+        )
+    notes += _prompt_notes(table)
     failed = int((table.outcome == CODE[Outcome.FAILED]).sum())
     if failed:
         notes.append(f"{failed} of {len(table)} requests failed, first: {first_failure(table)}")
-    estimated = int((table.ok & table.counts_estimated).sum())
+    # A server that names totals names both; one that names none leaves us to count events.
+    untold = table.counts_estimated & (table.num_prompt_tokens < 0)
+    uncounted = int((table.ok & untold).sum())
+    if uncounted:
+        notes.append(
+            f"{uncounted} of {num_ok} answers named no counts of tokens: each event is taken for one token "
+            "and prompts for as long as planned, so rates of tokens and ITL are estimates"
+        )
+    estimated = int((table.ok & table.counts_estimated & ~untold).sum())
     if estimated:
         notes.append(
             f"{estimated} of {num_ok} answers told only their total of tokens, not when each came: "
@@ -113,11 +133,24 @@ def delivery_notes(records: Sequence[Record] | RecordTable, *, ignore_eos: bool)
     return notes
 
 
+def _prompt_notes(table: RecordTable) -> list[str]:
+    counted = table.ok & (table.num_prompt_tokens >= 0) & (table.planned_prompt_tokens > 0)
+    if not counted.any():
+        return []
+    planned = float(table.planned_prompt_tokens[counted].mean())
+    actual = float(table.num_prompt_tokens[counted].mean())
+    if abs(actual - planned) <= PROMPT_DRIFT * planned:
+        return []
+    return [f"prompts are {actual:,.0f} tokens on average by the server's count; {planned:,.0f} were planned"]
+
+
 def first_failure(records: Iterable[Record] | RecordTable) -> str | None:
-    """What the first request that failed ran into; None if none did."""
+    """What the first request that failed ran into, and what to try; None if none did."""
     if isinstance(records, RecordTable):
-        return next((records.errors[row] for row in sorted(records.errors)), None)
-    return next((record.error for record in records if record.outcome is Outcome.FAILED), None)
+        error = next((records.errors[row] for row in sorted(records.errors)), None)
+    else:
+        error = next((record.error for record in records if record.outcome is Outcome.FAILED), None)
+    return None if error is None else with_hint(error)
 
 
 def _total(values: IntArray) -> int | None:

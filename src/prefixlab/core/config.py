@@ -128,8 +128,8 @@ def check_environment(
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'warm-cache'?`, or nothing where nothing is near.
 
-    Near is a slip of the fingers (one edit in four letters at most), or the beginning or end of just one known
-    name. Neither case nor dashes in front count.
+    Near is a slip of the fingers (one edit in four letters at most), or the beginning or end of just one
+    known name. Neither case nor dashes in front count.
     """
 
     def stem(name: str) -> str:

@@ -15,7 +15,7 @@ from prefixlab.bench.records.record import Outcome, Record
 from prefixlab.bench.records.table import RecordTable
 from prefixlab.bench.report.points.block import point_block
 from prefixlab.bench.report.points.keys import result_keys
-from prefixlab.bench.report.points.side_by_side import passes, points_table, write_csv
+from prefixlab.bench.report.points.side_by_side import notes_of_points, passes, points_table, write_csv
 from prefixlab.bench.report.points.styles import STYLES, show_point
 from prefixlab.core.errors import ConfigError
 from tests.bench.helpers import ok_record
@@ -56,11 +56,17 @@ def labels(block: str) -> list[str]:
     return [line.split(":")[0] + ":" for line in block.splitlines() if ":" in line]
 
 
-def shown(result: PointResult, style: str) -> str:
-    console = Console(file=io.StringIO(), width=140, highlight=False)
+def shown(result: PointResult, style: str, width: int = 140) -> str:
+    console = Console(file=io.StringIO(), width=width, highlight=False)
     show_point(console, result, style)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
+
+
+def stretched(table: RecordTable, factor: float) -> RecordTable:
+    """All its times so many times as long."""
+    columns = ("intended_s", "sent_s", "first_byte_s", "arrivals_s", "last_s")
+    return replace(table, **{name: getattr(table, name) * factor for name in columns})
 
 
 class TestKeys:
@@ -215,9 +221,60 @@ class TestStyles:
 
     def test_the_table_has_an_interval_beside_each_mean_and_the_schedule_first_in_open_loop(self) -> None:
         text = shown(a_point(open_loop=True), "table")
-        assert "± 95 %" in text
-        assert text.index("TTFT from schedule (ms)") < text.index("TTFT (ms)")
+        assert "± 95%" in text
+        header = next(line for line in text.splitlines() if line.strip().startswith("ms "))
+        assert header.split() == ["ms", "schedule", "schedule", "TTFT", "TPOT", "ITL"]
         assert "saturated: yes" in text
+
+    @pytest.mark.parametrize("width", [80, 100])
+    def test_the_table_fits_and_cuts_no_figure_however_large(self, width: int) -> None:
+        result = a_point(
+            open_loop=True, percentiles=(25.0, 75.0, 99.0, 99.9, 99.99), goodput="ttft:500 tpot:50"
+        )
+        hour = evaluate(
+            replace(result.settings, selected=("ttft", "tpot", "itl", "e2el")),
+            [stretched(result.table, 600.0)],
+            result.health,
+        )
+        text = shown(hour, "table", width)
+        assert f"{(hour.metrics.e2e_from_intent_s.max or 0) * 1e3:,.0f}" in text
+        assert "…" not in text
+        assert max(map(len, text.splitlines())) <= width
+
+    def test_the_table_says_the_hit_rate_and_the_verdict(self) -> None:
+        hits = [
+            ok_record(f"r{n}", num_prompt_tokens=64, num_cached_tokens=16, num_expected_cached_tokens=16)
+            for n in range(3)
+        ]
+        text = shown(evaluate(settings_of(), [RecordTable.of(hits)], ClientHealth()), "table")
+        assert "cache hit rate: 25.00%, verdict: consistent" in text
+
+
+def test_overload_comes_first_among_the_notes_of_every_style() -> None:
+    result = a_point(open_loop=True)
+    note = "saturated: 28.1 requests/s came and "
+    assert shown(result, "vllm").split("note: ")[1].startswith(note)
+    assert " ".join(shown(result, "table").split("note: ")[1].split()).startswith(note)
+    assert json.loads(shown(result, "json"))["notes"][0].startswith(note)
+
+
+def test_a_missing_interval_is_explained_where_a_trend_is_the_reason() -> None:
+    block = point_block(a_point(open_loop=True))
+    assert "Mean TTFT 95% interval (ms):             n/a (trend)" in block
+    assert "note: n/a (trend): latencies drift" in block
+    assert "trend" not in point_block(a_point())
+
+
+def test_a_queue_is_shown_only_where_a_cap_can_make_one() -> None:
+    assert "Peak queued requests:                    106" in point_block(a_point(open_loop=True))
+    assert "queued" not in point_block(a_point()) + shown(a_point(), "table")
+
+
+def test_hits_that_cannot_be_checked_say_what_would_help() -> None:
+    hits = [ok_record(f"r{n}", num_cached_tokens=16, num_expected_cached_tokens=None) for n in range(3)]
+    result = evaluate(settings_of(), [RecordTable.of(hits)], ClientHealth())
+    for style in ("vllm", "table"):
+        assert "give --page-size to check the hits" in " ".join(shown(result, style).split())
 
 
 class TestSideBySide:
@@ -245,6 +302,15 @@ class TestSideBySide:
         text = console.file.getvalue()
         assert "in open loop from the schedule" in text
         assert "yes" in text
+
+    def test_notes_say_which_points_they_are_about(self) -> None:
+        fine, failing = a_point(concurrency=1), a_point(concurrency=2)
+        results = [replace(fine, notes=("both",)), replace(failing, notes=("one", "both"), interrupted=True)]
+        assert notes_of_points(results) == ["both", "max-concurrency 2: one"]
+        console = Console(file=io.StringIO(), width=120, highlight=False)
+        console.print(points_table(results))
+        assert isinstance(console.file, io.StringIO)
+        assert console.file.getvalue().count("early") == 1
 
     def test_the_csv_has_a_row_per_point_and_only_single_values(self, tmp_path: Path) -> None:
         write_csv(tmp_path / "sweep.csv", [a_point(concurrency=c) for c in (1, 2)])

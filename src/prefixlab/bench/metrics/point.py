@@ -18,7 +18,7 @@ import numpy as np
 from prefixlab.bench.client_notes import client_notes
 from prefixlab.bench.loadgen.health import ClientHealth
 from prefixlab.bench.metrics import intervals, latencies, windows
-from prefixlab.bench.metrics.distribution import FloatArray, percentile_name
+from prefixlab.bench.metrics.distribution import Distribution, FloatArray, percentile_name
 from prefixlab.bench.metrics.goodput import Objectives
 from prefixlab.bench.metrics.intervals import Interval
 from prefixlab.bench.metrics.saturation import Saturation, saturation
@@ -91,6 +91,13 @@ class PointResult:
     @property
     def saturated(self) -> bool:
         return self.saturation is not None and self.saturation.saturated
+
+    def has_trend(self, name: str) -> bool:
+        """Of a latency, a field of Metrics: there are enough values for an interval of its mean, but
+        neighbours resemble each other over the whole run (as in a growing queue): none can be given."""
+        seconds: Distribution = getattr(self.metrics, name)
+        enough = self.metrics.ok >= intervals.FEWEST_VALUES and seconds.count >= intervals.FEWEST_VALUES
+        return enough and (name in _SERIES or name == "itl_s") and (name, "mean") not in self.intervals
 
 
 def evaluate(

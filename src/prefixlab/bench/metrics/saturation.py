@@ -38,6 +38,7 @@ class Saturation:
     Attributes:
         offered_rate, completed_rate: requests per second, arriving and ending over the last two thirds.
         early_e2e_s, late_e2e_s: mean E2E from intent over the first and the last third of the arrivals.
+        num_waiting: had come and not ended when the last one came.
     """
 
     saturated: bool
@@ -45,12 +46,16 @@ class Saturation:
     completed_rate: float
     early_e2e_s: float
     late_e2e_s: float
+    num_waiting: int
 
     def __str__(self) -> str:
-        verdict = "saturated" if self.saturated else "kept up"
+        rates = f"{self.offered_rate:,.1f} requests/s came and {self.completed_rate:,.1f}/s were served"
+        if not self.saturated:
+            return f"kept up: {rates}"
         return (
-            f"{verdict}: {self.offered_rate:.4g} req/s arrived and {self.completed_rate:.4g} ended; "
-            f"end to end from schedule went from {self.early_e2e_s:.4g} s to {self.late_e2e_s:.4g} s"
+            f"saturated: {rates}; {self.num_waiting:,} were waiting at the end, and end to end went "
+            f"from {self.early_e2e_s:.3g} s to {self.late_e2e_s:.3g} s: these latencies grow with the length "
+            "of the run"
         )
 
 
@@ -87,6 +92,7 @@ def judge(intended_s: FloatArray, ended_s: FloatArray) -> Saturation | None:
         completed_rate=ended / (2 * third_s),
         early_e2e_s=early_e2e_s,
         late_e2e_s=late_e2e_s,
+        num_waiting=len(intended_s) - int(np.sum(ended_s <= end_s)),
     )
 
 

@@ -32,7 +32,7 @@ from prefixlab.bench.records.store import write_csv, write_parquet
 from prefixlab.bench.report.environment import machine_name
 from prefixlab.bench.report.jsonl import append_line
 from prefixlab.bench.report.points.keys import result_keys
-from prefixlab.bench.report.points.side_by_side import points_table
+from prefixlab.bench.report.points.side_by_side import notes_of_points, points_table
 from prefixlab.bench.report.points.styles import show_point
 from prefixlab.bench.targets.endpoint import Endpoint
 from prefixlab.core.clock import wall_time_label
@@ -183,11 +183,11 @@ def sweep_folder(label: str | None) -> Path:
 
 
 def sweep_text(results: Sequence[PointResult], width: int) -> str:
-    """The table of a sweep, and the notes of its points, each once."""
+    """The table of a sweep, and the notes of its points, each once, with the points it is about."""
     text = StringIO()
     console = Console(file=text, width=width, highlight=False)
     console.print(points_table(results))
-    for note in dict.fromkeys(note for result in results for note in result.notes):
+    for note in notes_of_points(results):
         console.print(f"note: {note}", markup=False, soft_wrap=True)
     return text.getvalue()
 

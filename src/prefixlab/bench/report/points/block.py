@@ -46,7 +46,7 @@ def point_block(result: PointResult) -> str:
         lines += section("Prefix Cache", _cache_rows(result))
     lines += section("Client", _client_rows(result))
     lines.append("=" * WIDTH)
-    lines += [f"note: {note}" for note in result.notes]
+    lines += [f"note: {note}" for note in shown_notes(result)]
     return "\n".join(lines)
 
 
@@ -88,8 +88,9 @@ def _our_rows(result: PointResult) -> list[Row]:
         ("Retried attempts:", metrics.num_retries),
         ("Pacing:", pacing(result)),
         ("Mean concurrent requests:", metrics.concurrency),
-        ("Peak queued requests:", metrics.peak_queued),
     ]
+    if may_queue(result):
+        rows.append(("Peak queued requests:", metrics.peak_queued))
     if settings.open_loop:
         rows.append(("Saturated:", saturated_word(result)))
     steady = metrics.steady
@@ -124,6 +125,23 @@ def saturated_word(result: PointResult) -> str:
     return "yes" if result.saturation.saturated else "no"
 
 
+def may_queue(result: PointResult) -> bool:
+    """Only a cap on an open loop makes requests wait that are due; in closed loop those not begun are not."""
+    return result.settings.open_loop and result.settings.max_concurrency is not None
+
+
+def shown_notes(result: PointResult) -> list[str]:
+    """The result's, and what its layout needs: why an interval is missing, how hits could be checked."""
+    notes, check = list(result.notes), result.check
+    if check.verdict is Verdict.UNCHECKED and result.settings.dataset == "random":
+        notes.append(check.detail)
+    if any(result.has_trend(field) for field in ("ttft_s", "tpot_s", "itl_s", "e2e_s", "e2e_from_intent_s")):
+        notes.append(
+            "n/a (trend): latencies drift over the whole run, so that no interval can be given for their mean"
+        )
+    return list(dict.fromkeys(notes))
+
+
 def _latency_sections(result: PointResult, sections: Sequence[tuple[str, str, str]]) -> list[str]:
     lines: list[str] = []
     for title, name, field in sections:
@@ -132,6 +150,8 @@ def _latency_sections(result: PointResult, sections: Sequence[tuple[str, str, st
         rows: list[Row] = [(f"Mean {name} (ms):", milliseconds(seconds.mean))]
         if interval is not None:
             rows.append((f"Mean {name} 95% interval (ms):", f"± {interval.half_width * 1e3:.2f}"))
+        elif result.has_trend(field):
+            rows.append((f"Mean {name} 95% interval (ms):", "n/a (trend)"))
         rows.append((f"Median {name} (ms):", milliseconds(seconds.median)))
         rows += [
             (f"P{percent:g} {name} (ms):", milliseconds(seconds.at(percent)))
@@ -148,6 +168,7 @@ def _cache_rows(result: PointResult) -> list[Row]:
         ("Expected cached tokens:", check.expected_cached_tokens),
         ("Measured cached tokens:", check.cached_tokens),
         ("Measured hit rate (%):", None if rate is None else 100 * rate),
+        ("Cache verdict:", check.verdict.value),
     ]
 
 

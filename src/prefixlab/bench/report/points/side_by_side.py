@@ -20,6 +20,7 @@ from rich.table import Table
 from prefixlab.bench.metrics.distribution import Distribution
 from prefixlab.bench.metrics.point import PointResult
 from prefixlab.bench.report.figures import brief, milliseconds, number
+from prefixlab.bench.report.points.block import shown_notes
 from prefixlab.bench.report.points.keys import result_keys
 from prefixlab.core.errors import ConfigError
 
@@ -37,6 +38,7 @@ def points_table(results: Sequence[PointResult]) -> Table:
     swept = list(dict.fromkeys(name for result in results for name in result.settings.swept))
     any_open = any(result.settings.open_loop for result in results)
     any_goodput = any(result.metrics.goodput for result in results)
+    any_early = any(result.interrupted for result in results)
     title = "Points; latencies in ms" + (", in open loop from the schedule" if any_open else "")
     table = Table(
         title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
@@ -46,16 +48,34 @@ def points_table(results: Sequence[PointResult]) -> Table:
     columns += [f"{name}\n{p}" for name in ("TTFT", "TPOT", "ITL", "E2EL") for p in ("p50", "p99")]
     columns += ["failed", *(["satu-\nrated"] if any_open else [])]
     columns += ["good\n%", "good-\nput"] if any_goodput else []
+    columns += ["ended"] if any_early else []
     for column in columns:
-        table.add_column(escape(column), justify="right", no_wrap=True)
+        # fold: where there is too little room, a figure goes on in the next line and is never cut
+        table.add_column(escape(column), justify="right", overflow="fold")
     for result in results:
         cells = [_cell(result.settings.swept.get(name)) for name in swept] + _figures(result)
         if any_open:
             cells.append({True: "[red]yes[/]", False: "no", None: ""}[_saturated(result)])
         if any_goodput:
             cells += _goodput_cells(result)
+        if any_early:
+            cells.append("[red]early[/]" if result.interrupted else "")
         table.add_row(*cells)
     return table
+
+
+def notes_of_points(results: Sequence[PointResult]) -> list[str]:
+    """Each note once, behind the points it is about; behind nothing where it is about all of them."""
+    said: dict[str, list[str]] = {}
+    for place, result in enumerate(results, 1):
+        swept = result.settings.swept.items()
+        name = ", ".join(f"{option.removeprefix('--')} {_plain(value)}" for option, value in swept)
+        for note in shown_notes(result):
+            said.setdefault(note, []).append(name or f"point {place}")
+    return [
+        note if len(points) == len(results) else f"{'; '.join(points)}: {note}"
+        for note, points in said.items()
+    ]
 
 
 def write_csv(path: Path, results: Sequence[PointResult]) -> None:
@@ -108,4 +128,8 @@ def _goodput_cells(result: PointResult) -> list[str]:
 
 
 def _cell(value: object) -> str:
-    return "" if value is None else escape(f"{value:g}" if isinstance(value, float) else str(value))
+    return "" if value is None else escape(_plain(value))
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
