@@ -327,6 +327,19 @@ def test_all_endings_are_known() -> None:
     assert set(Ending) == {*FAILURES, Ending.COMPLETE, Ending.CANCELLED, Ending.UNSENT}
 
 
+def test_a_count_far_above_what_was_asked_for_is_garbage_and_costs_no_memory() -> None:
+    absurd = record_of(
+        answer(HEAD, chunk(event(total=1)), chunk(event(total=400_000_000)), chunk(DONE) + LAST)
+    )
+    assert (absurd.outcome, absurd.failure) == (Outcome.FAILED, Failure.GARBAGE)
+    assert absurd.error is not None
+    assert "counts 400,000,000 output tokens where 4 were asked for" in absurd.error
+    assert '"completion_tokens": 400000000' in absurd.error
+    assert absurd.num_output_tokens == 1
+    generous = record_of(answer(HEAD, chunk(event(reason="stop", total=1040)), chunk(DONE) + LAST))
+    assert (generous.outcome, generous.num_output_tokens) == (Outcome.OK, 1040)
+
+
 def test_a_request_that_found_no_connection_was_not_sent() -> None:
     record = record_of(answer(ending=Ending.CONNECT, sent_ns=NEVER, connect_started_ns=START_NS + 5))
     assert (record.sent_s, record.last_s, record.failure) == (None, None, Failure.CONNECT)

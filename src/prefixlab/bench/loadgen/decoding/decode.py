@@ -40,6 +40,10 @@ FAILURES: dict[Ending, tuple[Failure, str]] = {
     Ending.GARBAGE: (Failure.GARBAGE, "the answer is not HTTP"),
 }
 
+FAR_TOO_MANY, SPARE_TOKENS = 10, 1000
+"""A count of output tokens beyond so many times the number asked for, and so many more, is no count. Metrics
+hold one value per token, so what is believed must have a bound."""
+
 
 class AnswerDecoder:
     """Of one worker's answers. What it learns about the client's health is in `health`.
@@ -152,12 +156,18 @@ class AnswerDecoder:
         """
         events = _events(body.data, whole=whole)
         read, add = self._read, builder.add
+        asked = builder.plan.planned_output_tokens
+        most_tokens = FAR_TOO_MANY * asked + SPARE_TOKENS
         finished = False
         for payload, place in zip(events.payloads, body.reads_of(events.ends), strict=True):
             if payload == DONE:
                 finished = True
                 continue
             chunk = read(payload, arrivals_s[place])
+            total = chunk.num_output_tokens
+            if total is not None and total > most_tokens:
+                words = f"the server counts {total:,} output tokens where {asked:,} were asked for"
+                raise AnswerError(f"{words}: {quote(payload)}", Failure.GARBAGE)
             add(chunk)
             if chunk.carries_tokens:
                 token_reads.append(place)
