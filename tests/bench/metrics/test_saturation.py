@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from prefixlab.bench.metrics.saturation import Saturation, judge, saturation
-from prefixlab.bench.records.record import Outcome, Record
+from prefixlab.bench.records.record import Failure, Outcome, Record
 from prefixlab.bench.records.table import RecordTable
 from tests.bench.helpers import ok_record
 
@@ -99,3 +99,40 @@ def test_requests_whose_time_had_not_come_are_not_counted() -> None:
     found = saturation(RecordTable.of(rows))
     assert found is not None
     assert not found.saturated
+
+
+def refused(number: int, failure: Failure, http_status: int | None = None) -> Record:
+    at_s = number / 40
+    how = {"failure": failure, "http_status": http_status, "error": "no"}
+    return Record(f"r{number}", Outcome.FAILED, at_s, sent_s=at_s, last_s=at_s + 0.001, **how)  # type: ignore[arg-type]
+
+
+def test_a_server_that_turns_most_requests_away_is_saturated_although_nothing_waits() -> None:
+    rows = [ok_record(f"r{i}", intended_s=i / 40, arrivals_s=[i / 40 + 0.05]) for i in range(200)]
+    rows = [row if i % 4 == 0 else refused(i, Failure.HTTP_STATUS, 503) for i, row in enumerate(rows)]
+    found = saturation(RecordTable.of(rows))
+    assert found is not None
+    assert found.saturated and not found.behind
+    assert found.completed_rate == pytest.approx(10, rel=0.1)
+    assert str(found).startswith("refusing: ")
+    assert "of 200 arrivals 75% answered 503" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "expected"),
+    [
+        (Failure.HTTP_STATUS, 429, True),
+        (Failure.STALLED, None, True),
+        (Failure.CONNECT_TIMEOUT, None, True),
+        (Failure.HTTP_STATUS, 400, False),
+        (Failure.GARBAGE, None, False),
+    ],
+)
+def test_only_what_a_busy_server_does_counts_as_refusing(
+    failure: Failure, status: int | None, expected: bool
+) -> None:
+    rows = [ok_record(f"r{i}", intended_s=i / 40, arrivals_s=[i / 40 + 0.05]) for i in range(200)]
+    rows = [row if i % 10 else refused(i, failure, status) for i, row in enumerate(rows)]
+    found = saturation(RecordTable.of(rows))
+    assert found is not None
+    assert found.saturated is expected

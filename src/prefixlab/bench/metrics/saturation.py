@@ -9,6 +9,9 @@ the pipe), a run is *saturated* when both hold:
   by at least half of the time it takes that backlog to arrive. (A long answer alone makes completions late,
   and does not make them later and later.)
 
+Or the target *refuses*: of all arrivals more than 5 % were answered 429 or 503, or timed out. Then nothing
+need wait, and it cannot carry the load all the same.
+
 A cap on requests in flight on the client's side changes nothing: who waits for a slot has arrived.
 
 Invariant: in closed loop there is no verdict, since a slow target is asked more slowly.
@@ -16,19 +19,23 @@ Invariant: in closed loop there is no verdict, since a slow target is asked more
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from prefixlab.bench.metrics.windows import each_segment
-from prefixlab.bench.records.record import Outcome
-from prefixlab.bench.records.table import CODE, RecordTable
+from prefixlab.bench.records.record import Failure, Outcome
+from prefixlab.bench.records.table import CODE, BoolArray, RecordTable
 
 FloatArray = npt.NDArray[np.float64]
 
 SHORTFALL = 0.05
 FEWEST_ARRIVALS = 10
+BUSY_STATUSES = (429, 503)
+"""What a server answers that has more to do than it can."""
+TIME_OUTS = (Failure.CONNECT_TIMEOUT, Failure.STALLED, Failure.TIMED_OUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +43,37 @@ class Saturation:
     """What the rule saw.
 
     Attributes:
-        offered_rate, completed_rate: requests per second, arriving and ending over the last two thirds.
+        offered_rate, completed_rate: requests per second over the last two thirds, arriving and ending well.
         early_e2e_s, late_e2e_s: mean E2E from intent over the first and the last third of the arrivals.
         num_waiting: had come and not ended when the last one came.
+        num_arrived: over the whole schedule.
+        refused: how many of them were refused, by what they met, such as "answered 503".
     """
 
-    saturated: bool
+    behind: bool
     offered_rate: float
     completed_rate: float
     early_e2e_s: float
     late_e2e_s: float
     num_waiting: int
+    num_arrived: int
+    refused: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def refuses(self) -> bool:
+        return sum(self.refused.values()) > SHORTFALL * self.num_arrived
+
+    @property
+    def saturated(self) -> bool:
+        return self.behind or self.refuses
 
     def __str__(self) -> str:
         rates = f"{self.offered_rate:,.1f} requests/s came and {self.completed_rate:,.1f}/s were served"
-        if not self.saturated:
-            return f"kept up: {rates}"
+        if self.refuses:
+            shares = (f"{num / self.num_arrived:.0%} {how}" for how, num in self.refused.items())
+            rates = f"{rates}; of {self.num_arrived:,} arrivals {', '.join(shares)}"
+        if not self.behind:
+            return f"{'refusing' if self.refuses else 'kept up'}: {rates}"
         return (
             f"saturated: {rates}; {self.num_waiting:,} were waiting at the end, and end to end went "
             f"from {self.early_e2e_s:.3g} s to {self.late_e2e_s:.3g} s: these latencies grow with the length "
@@ -59,12 +81,20 @@ class Saturation:
         )
 
 
-def judge(intended_s: FloatArray, ended_s: FloatArray) -> Saturation | None:
+def judge(
+    intended_s: FloatArray,
+    ended_s: FloatArray,
+    *,
+    ok: BoolArray | None = None,
+    refused: Mapping[str, int] | None = None,
+) -> Saturation | None:
     """The verdict on one stretch of open loop.
 
     Args:
         intended_s: shape (n,), of every request whose time had come.
         ended_s: shape (n,), the end of its stream; NaN where it was given up or never sent.
+        ok: shape (n,), whether it ended well; None: all did that ended.
+        refused: how many of them were refused, by what they met.
 
     Returns: None for too few arrivals to tell.
     """
@@ -74,7 +104,8 @@ def judge(intended_s: FloatArray, ended_s: FloatArray) -> Saturation | None:
     third_s = (end_s - start_s) / 3
     since_s = start_s + third_s
     arrived = int(np.sum((intended_s > since_s) & (intended_s <= end_s)))
-    ended = int(np.sum((ended_s > since_s) & (ended_s <= end_s)))
+    ends = (ended_s > since_s) & (ended_s <= end_s)
+    ended = int(np.sum(ends))
     waits_s = ended_s - intended_s
     early_s = waits_s[(intended_s <= since_s) & ~np.isnan(waits_s)]
     late_s = waits_s[(intended_s > end_s - third_s) & ~np.isnan(waits_s)]
@@ -86,13 +117,15 @@ def judge(intended_s: FloatArray, ended_s: FloatArray) -> Saturation | None:
     early_e2e_s = float(early_s.mean())
     late_e2e_s = float(late_s.mean()) if len(late_s) else max(early_e2e_s, third_s)
     return Saturation(
-        saturated=behind > max(SHORTFALL * arrived, 2 * arrived**0.5)
+        behind=behind > max(SHORTFALL * arrived, 2 * arrived**0.5)
         and late_e2e_s - early_e2e_s >= behind / offered_rate / 2,
         offered_rate=offered_rate,
-        completed_rate=ended / (2 * third_s),
+        completed_rate=int(np.sum(ends if ok is None else ends & ok)) / (2 * third_s),
         early_e2e_s=early_e2e_s,
         late_e2e_s=late_e2e_s,
         num_waiting=len(intended_s) - int(np.sum(ended_s <= end_s)),
+        num_arrived=len(intended_s),
+        refused=refused or {},
     )
 
 
@@ -108,5 +141,20 @@ def saturation(table: RecordTable) -> Saturation | None:
         due = rows & (table.intended_s <= ends.max())
         length_s = float(ends.max() - table.intended_s[rows].min())
         if length_s > longest[0]:
-            longest = (length_s, judge(table.intended_s[due], ended_s[due]))
+            longest = (length_s, _judge_rows(table, due, ended_s))
     return longest[1]
+
+
+def _judge_rows(table: RecordTable, rows: BoolArray, ended_s: FloatArray) -> Saturation | None:
+    return judge(table.intended_s[rows], ended_s[rows], ok=table.ok[rows], refused=_refused(table, rows))
+
+
+def _refused(table: RecordTable, rows: BoolArray) -> dict[str, int]:
+    failed = rows & (table.outcome == CODE[Outcome.FAILED])
+    found = {
+        f"answered {status}": int(np.sum(failed & (table.http_status == status))) for status in BUSY_STATUSES
+    }
+    kinds = [name in TIME_OUTS for name in table.failure.names]
+    # code -1 is None: of no kind
+    found["timed out"] = int(np.sum(failed & np.array([*kinds, False])[table.failure.codes]))
+    return {how: num for how, num in found.items() if num}
