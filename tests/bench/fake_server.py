@@ -47,6 +47,10 @@ class Behaviour:
     info: dict[str, Any] = field(default_factory=dict)
     """Overrides fields of /server_info."""
     first_event_s: float = 0.0
+    vocab_size: int | None = None
+    """Prompts with other token ids are refused (400), as by vLLM."""
+    takes_ids: bool = True
+    """Else a prompt of token ids is refused (422), as by servers that take text alone."""
 
 
 class FakeServer:
@@ -173,6 +177,8 @@ class FakeServer:
     async def completions(self, request: Request) -> Response:
         body = await self._read(request)
         prompt = body["prompt"]
+        if (refusal := self._refusal(prompt)) is not None:
+            return refusal
         token_ids = prompt if isinstance(prompt, list) else self.tokenizer.encode(prompt)
         cached = self._cached(token_ids)
 
@@ -194,6 +200,16 @@ class FakeServer:
 
         usage = self._last_usage(len(token_ids), cached)
         return self._stream(event, body["max_completion_tokens"], usage, opens_with_role=True)
+
+    def _refusal(self, prompt: list[int] | str) -> Response | None:
+        limit = self.behaviour.vocab_size
+        if isinstance(prompt, str):
+            return None
+        if not self.behaviour.takes_ids:
+            return JSONResponse({"detail": "Input should be a valid string"}, 422)
+        if limit is not None and max(prompt) >= limit:
+            return JSONResponse({"error": {"message": f"Token id {max(prompt)} is out of vocabulary"}}, 400)
+        return None
 
     def _usage(self, body: dict[str, Any], prompt: int, done: int, cached: int | None) -> dict[str, Any]:
         wanted = body["stream_options"].get("continuous_usage_stats")

@@ -59,7 +59,8 @@ def test_vllms_command_line_works_unchanged_and_its_keys_are_in_the_file(
     assert (result["tp"], result["model_id"], result["max_concurrency"]) == ("1", "fake", 4)
     assert result["request_rate"] == "inf"
     assert "Successful requests:                     10" in capsys.readouterr().out
-    assert {len(body["prompt"]) for body in fake_server.bodies} == {32}
+    trial, *measured = fake_server.bodies
+    assert len(trial["prompt"]) == 2 and {len(body["prompt"]) for body in measured} == {32}
     assert all(body["ignore_eos"] and body["model"] == "fake" for body in fake_server.bodies)
 
 
@@ -261,7 +262,7 @@ def test_resume_takes_no_other_settings_and_only_its_own_runs(
     assert "leave out --num-prompts" in capsys.readouterr().err
     Path("run/config.json").write_text('{"verb": "bench sweep"}')
     assert main(["bench", "serve", "--resume", "run"]) == 2
-    assert "that is a run of bench sweep" in capsys.readouterr().err
+    assert "prefixlab bench sweep --resume run" in capsys.readouterr().err
 
 
 def test_nothing_succeeding_is_exit_code_1(
@@ -330,7 +331,7 @@ def test_a_ready_server_is_sent_no_prompt_by_the_check(fake_server: FakeServer) 
     ("words", "complaint"),
     [
         (["--dataset-name", "custom", "--dataset-path", "nope.jsonl"], "--dataset-path nope.jsonl"),
-        (["--dataset-name", "custom", "--dataset-path", "torn.jsonl"], "torn.jsonl:1"),
+        (["--dataset-name", "custom", "--dataset-path", "torn.jsonl"], "torn.jsonl, line 1: that is no JSON"),
         (["--dataset-name", "custom", "--dataset-path", "long.jsonl"], "the server takes at most"),
         (["--dataset-name", "custom", "--dataset-path", "talk.jsonl"], "rows hold conversations"),
         (["--isl", "10000000"], "the server takes at most"),

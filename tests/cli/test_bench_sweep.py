@@ -126,6 +126,17 @@ def test_a_sweep_that_cannot_be_is_refused_before_anything_is_sent(
     assert complaint in capsys.readouterr().err
 
 
+def test_a_sweep_whose_server_refuses_every_request_leaves_nothing_behind(
+    fake_server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_server.behaviour.known_endpoints = frozenset({"models"})
+    fake_server.behaviour.vocab_size = 100
+    assert sweep(fake_server, "--backend", "openai", "--max-concurrency", "1,2") == 1
+    assert "is out of vocabulary" in capsys.readouterr().err
+    assert len(fake_server.bodies) == 1
+    assert not list(Path("runs").iterdir())
+
+
 def test_a_point_at_which_nothing_succeeded_is_exit_code_1(
     fake_server: FakeServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

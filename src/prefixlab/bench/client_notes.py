@@ -22,8 +22,8 @@ MAX_CLOCK_ERROR_S = 0.005
 
 
 def client_notes(health: ClientHealth, *, open_loop: bool) -> list[str]:
-    """One sentence per thing that distorts, or may distort, what was measured. Of a target in this process there
-    is nothing to say: it shares the interpreter with its client, which is known."""
+    """One sentence per thing that distorts, or may distort, what was measured. None of a target in this
+    process, which shares the interpreter with its client: that is known."""
     if health.stamps == "target":
         return []
     notes = []

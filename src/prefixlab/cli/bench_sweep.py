@@ -167,6 +167,8 @@ def measure(points: list[SweepPoint], folder: RunDir | None) -> list[PointResult
             ):
                 results.append(result)
     finally:
+        if not results and folder is not None:
+            folder.remove_if_empty()
         if results:
             complete = len(results) == len(points) and not results[-1].interrupted
             keeper.show(results, points[0].config.report.style, complete=complete)

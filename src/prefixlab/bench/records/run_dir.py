@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,7 @@ class RunDir:
             if any(path.iterdir()):
                 raise ConfigError(f"--run-dir {path} is not empty: give another, or --resume {path} to go on")
         except OSError as error:
-            raise ConfigError(f"--run-dir {path}: {error.strerror}") from None
+            raise ConfigError(f"--run-dir {path} cannot be made: {error.strerror}") from None
         run_dir = cls(path, _locked(path))
         run_dir.write_json(CONFIG, config)
         return run_dir
@@ -122,6 +123,11 @@ class RunDir:
         """Let go of the lock."""
         self._lock.close()
 
+    def remove_if_empty(self) -> None:
+        """Leave no trace of a run that never began: nothing is here but its settings."""
+        if {path.name for path in self.path.iterdir()} <= {CONFIG, LOCK}:
+            shutil.rmtree(self.path)
+
     @property
     def is_finished(self) -> bool:
         """It came to its own end: nothing is left to send."""
@@ -133,7 +139,11 @@ class RunDir:
         if config is None:
             raise ConfigError(f"{self.path / CONFIG} cannot be read")
         if config.get("verb") != verb:
-            raise ConfigError(f"--resume {self.path}: that is a run of {config.get('verb')}, not of {verb}")
+            other = config.get("verb")
+            raise ConfigError(
+                f"--resume {self.path}: that is a run of {other}, not of {verb}: "
+                f"prefixlab {other} --resume {self.path}"
+            )
         return config
 
     def segments(self) -> list[Segment]:

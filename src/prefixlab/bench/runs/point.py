@@ -23,7 +23,13 @@ from prefixlab.bench.loadgen.plan import Load, Planned
 from prefixlab.bench.targets.endpoint import Endpoint
 from prefixlab.bench.workloads.arrivals import FloatArray
 from prefixlab.bench.workloads.custom import Row, choose_rows, content_of, read_rows
-from prefixlab.bench.workloads.random import RandomShape, draw_lengths, make_prompts, num_shared_tokens
+from prefixlab.bench.workloads.random import (
+    RandomShape,
+    draw_lengths,
+    make_prompts,
+    make_trial,
+    num_shared_tokens,
+)
 from prefixlab.bench.workloads.wording import IdWording, Prompt, Wording
 from prefixlab.bench.workloads.words import TextWording, WordWording
 from prefixlab.core.errors import ConfigError
@@ -45,6 +51,7 @@ class Outline:
         prompt_tokens: shape (num_requests,), as asked for; None where only the server can count.
         output_tokens: shape (num_requests,).
         shape: of random prompts; rows: of a file. One of the two.
+        num_distinct_rows: of the file's rows, those that are sent; the others in `rows` repeat them.
     """
 
     num_requests: int
@@ -53,6 +60,7 @@ class Outline:
     output_tokens: Sequence[int]
     shape: RandomShape | None = None
     rows: Sequence[Row] = ()
+    num_distinct_rows: int = 0
 
     @property
     def last_arrival_s(self) -> float:
@@ -65,7 +73,8 @@ def outline(config: ServeConfig, repeat: int = 0) -> Outline:
     offsets = load.offsets(dataset.num_prompts, DEFAULT_NUM_PROMPTS, dataset.seed, repeat)
     if dataset.dataset_name == "custom":
         assert dataset.dataset_path is not None, "checked with the settings"
-        rows = choose_rows(read_rows(Path(dataset.dataset_path), dataset.custom_output_len), dataset)
+        all_rows = read_rows(Path(dataset.dataset_path), dataset.custom_output_len)
+        rows = choose_rows(all_rows, dataset)
         if offsets is not None:
             rows, offsets = rows[: len(offsets)], offsets[: len(rows)]
         return Outline(
@@ -74,6 +83,7 @@ def outline(config: ServeConfig, repeat: int = 0) -> Outline:
             prompt_tokens=None,
             output_tokens=[row.num_output_tokens for row in rows],
             rows=rows,
+            num_distinct_rows=min(len(rows), len(all_rows)),
         )
     count = (dataset.num_prompts or DEFAULT_NUM_PROMPTS) if offsets is None else len(offsets)
     inputs, outputs = dataset.lengths(as_sglang=config.as_sglang)
@@ -148,6 +158,18 @@ class Asker:
             Planned(self._request(f"warm-up-{number}", ask), ask.num_prompt_tokens)
             for number, ask in enumerate(asks)
         ]
+
+    def trial(self, outline: Outline) -> Planned | None:
+        """A request to find out early whether the server takes these token ids. It is not measured and warms
+        nothing that is. None where that is known, or prompts are no ids."""
+        wording = self.wording
+        known = self.endpoint.facts.vocab_size is not None
+        if known or outline.shape is None or not isinstance(wording, IdWording):
+            return None
+        salts = range(self.config.load.repeats)
+        prompt = wording.prompt(make_trial(wording.vocabulary, outline.shape, *self._key, salts=salts))
+        ask = _Ask(self._prompt_fields(prompt), len(prompt), 1)
+        return Planned(self._request("trial", ask), len(prompt))
 
     @property
     def is_chat(self) -> bool:

@@ -29,6 +29,7 @@ from prefixlab.bench.targets.control import (
     Control,
     InProcessControl,
     NativeControl,
+    OpenAIControl,
     ServerFacts,
     VllmControl,
     find_control,
@@ -113,16 +114,20 @@ class Endpoint:
             TargetError: it did not succeed.
             KeyboardInterrupt: it was interrupted.
         """
-        plan = [Planned(self.request(prompt, name, max_new_tokens), len(prompt))]
-        waiting = None if self.say is None else _Waiting(name, self.say)
-        drive = self.driver.run(plan, Load(open_loop=False, max_concurrency=1), on_progress=waiting)
-        if drive.interrupted:
-            raise KeyboardInterrupt
-        (record,) = drive.records
+        record = self.send(Planned(self.request(prompt, name, max_new_tokens), len(prompt)))
         if record.outcome is not Outcome.OK:
             vocabulary = self.wording.vocabulary.describe()
             error = with_hint(record.error or record.outcome.value, self.url)
             raise TargetError(f"the {name} request failed, of {vocabulary}: {error}")
+        return record
+
+    def send(self, planned: Planned) -> Record:
+        """As `ask` does, whatever becomes of it. Raises KeyboardInterrupt if it was interrupted."""
+        waiting = None if self.say is None else _Waiting(planned.request.request_id, self.say)
+        drive = self.driver.run([planned], Load(open_loop=False, max_concurrency=1), on_progress=waiting)
+        if drive.interrupted:
+            raise KeyboardInterrupt
+        (record,) = drive.records
         return record
 
     def start_cold(self, probe: Prompt) -> ColdStart:
@@ -263,8 +268,11 @@ def _speak(backend: str, client: httpx.Client) -> tuple[Dialect, Control]:
         return NativeDialect(), NativeControl(client)
     if backend == "vllm":
         return CompletionsDialect(continuous_usage=True), VllmControl(client)
-    dialect = CompletionsDialect() if backend == "openai" else ChatDialect()
-    return dialect, find_control(client, backend)
+    control = find_control(client, backend)
+    # Known by its admin API, a server need not be named to tell how many tokens each event brought.
+    tells_counts = not isinstance(control, OpenAIControl)
+    speaks = CompletionsDialect if backend == "openai" else ChatDialect
+    return speaks(continuous_usage=tells_counts), control
 
 
 def _model(dialect: Dialect, config: TargetConfig, facts: ServerFacts) -> tuple[str | None, str | None]:

@@ -13,10 +13,16 @@ from urllib.parse import urlsplit
 
 _STATUS = re.compile(r"HTTP (\d{3})\b")
 _FOREIGN_TOKEN = re.compile(r"token.*vocabulary", re.IGNORECASE | re.DOTALL)
+_TEXT_ONLY = re.compile(r"prompt\b.{0,80}\bstring\b|\bstring.{0,80}\bprompt\b", re.IGNORECASE | re.DOTALL)
 
 
-def with_hint(error: str, url: str) -> str:
-    """`error` of the server at `url`, and what to try; `error` alone where nothing comes to mind."""
+def names_foreign_token(error: str) -> bool:
+    """Whether a server says of a prompt that it does not know a token of it."""
+    return _FOREIGN_TOKEN.search(error) is not None
+
+
+def with_hint(error: str, url: str = "") -> str:
+    """`error` of the server at `url`, if known, and what to try; `error` alone where nothing comes to mind."""
     advice = _advice(error, url)
     return f"{error} ({advice})" if advice else error
 
@@ -30,6 +36,8 @@ def _advice(error: str, url: str) -> str | None:
         if urlsplit(url).path.rstrip("/").endswith("/v1"):
             return "leave out /v1 of --base-url, or choose another --backend"
         return "is --base-url right? else choose another --backend"
-    if _FOREIGN_TOKEN.search(error):
+    if names_foreign_token(error):
         return "give --vocab-size or --tokenizer, for prompts of token ids the model knows"
+    if _TEXT_ONLY.search(error):
+        return "give --prompt-form text, if it takes no token ids"
     return None

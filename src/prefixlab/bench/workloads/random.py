@@ -8,7 +8,7 @@ one; after the shared prefix no two of them agree in more than `num_telling_toke
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,6 +118,20 @@ def make_probe(wording: Wording, shape: RandomShape, num_tokens: int, *key: int,
     content = TokenStream(vocabulary, *key, salt, _PROBE).draw(num_tokens)
     content[:1] = alphabet[min(shape.num_prompts, len(alphabet) - 2)]
     return wording.prompt(content)
+
+
+def make_trial(
+    vocabulary: Vocabulary, shape: RandomShape, *key: int, salts: Iterable[int] = (0,)
+) -> TokenIds:
+    """Two tokens that show whether a server knows the vocabulary: its highest id is the second. Where there
+    are enough ids, no prompt of `make_prompts` with the same arguments, and any of the salts, begins with the
+    first."""
+    unused = vocabulary.ids
+    for salt in salts:
+        alphabet = TokenStream(vocabulary, *key, salt, _FIRSTS).distinct(len(vocabulary), "prompts")
+        firsts = alphabet[-1:] if shape.num_prefix_tokens else alphabet[: shape.num_prompts]
+        unused = unused[~np.isin(unused, firsts)]
+    return np.array([*unused[:1], vocabulary.ids[-1]], np.int32)
 
 
 def _spell(number: int, alphabet: TokenIds, num_digits: int) -> TokenIds:
