@@ -106,7 +106,8 @@ def test_a_schedule_is_cut_to_the_requests_asked_for(tmp_path: Path) -> None:
         ({"repeats": 0}, "--repeats must be"),
         ({"num_warmups": -1}, "--num-warmups must be"),
         ({"ramp_up_start_rps": 1.0}, "--ramp-up-start-rps: give --ramp-up-strategy"),
-        ({"ramp_up_strategy": "linear", "ramp_up_start_rps": 1.0}, "needs a --ramp-up-end-rps"),
+        ({"ramp_up_strategy": "linear", "ramp_up_start_rps": 1.0}, "needs --ramp-up-end-rps"),
+        ({"ramp_up_strategy": "linear"}, "needs --ramp-up-start-rps and --ramp-up-end-rps"),
         (
             {"ramp_up_strategy": "exponential", "ramp_up_start_rps": 0.0, "ramp_up_end_rps": 2.0},
             "needs a --ramp-up-start-rps of more than 0",

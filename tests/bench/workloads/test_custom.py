@@ -43,14 +43,17 @@ def test_prompts_token_ids_and_conversations_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "output_len", "complaint"),
     [
-        ("{", None, ":2: not a JSON object"),
-        ({"prompt": 5}, None, ":2: not a JSON object"),
-        ({"text": "hi"}, None, ':2: one of "prompt" and "messages"'),
-        ({"prompt": "hi", "messages": MESSAGES}, None, ":2: one of"),
-        ({"prompt": ""}, None, ":2: there is nothing to ask"),
-        ({"messages": []}, None, ":2: there is nothing to ask"),
-        ({"prompt": "hi", "output_tokens": 0}, None, ":2: output_tokens must be at least 1"),
-        ({"prompt": "hi"}, -1, ":2 has no output_tokens"),
+        ("{", None, "line 2: that is no JSON$"),
+        ("[]", None, "line 2: that is no JSON object with"),
+        ({"prompt": 5}, None, 'line 2: "prompt" must be text'),
+        ({"prompt": [1, "x"]}, None, 'line 2: "prompt" must be text'),
+        ({"prompt": "x", "output_tokens": "y"}, None, '"output_tokens" must be a whole number'),
+        ({"text": "hi"}, None, 'line 2: one of "prompt" and "messages"'),
+        ({"prompt": "hi", "messages": MESSAGES}, None, "line 2: one of"),
+        ({"prompt": ""}, None, "line 2: there is nothing to ask"),
+        ({"messages": []}, None, "line 2: there is nothing to ask"),
+        ({"prompt": "hi", "output_tokens": 0}, None, "line 2: output_tokens must be at least 1"),
+        ({"prompt": "hi"}, -1, "line 2 has no output_tokens"),
     ],
 )
 def test_a_line_that_cannot_be_used_is_named(
@@ -81,12 +84,11 @@ def test_rows_are_shuffled_by_the_seed_unless_told_otherwise(tmp_path: Path) -> 
     assert choose_rows(rows(20), config(path, shuffle=False, num_prompts=3)) == rows(3)
 
 
-def test_too_few_rows_are_repeated_only_when_asked(tmp_path: Path) -> None:
+def test_too_few_rows_are_repeated_unless_told_otherwise(tmp_path: Path) -> None:
     path = write(tmp_path, {"prompt": "x"})
-    with pytest.raises(ConfigError, match="--oversample repeats them"):
-        choose_rows(rows(2), config(path, num_prompts=5))
-    assert len(choose_rows(rows(2), config(path, num_prompts=5, oversample=False))) == 2
-    repeated = choose_rows(rows(2), config(path, num_prompts=5, oversample=True, shuffle=False))
+    with pytest.raises(ConfigError, match="has 2 rows, and --no-oversample repeats none"):
+        choose_rows(rows(2), config(path, num_prompts=5, oversample=False))
+    repeated = choose_rows(rows(2), config(path, num_prompts=5, shuffle=False))
     assert [row.text for row in repeated] == ["0", "1", "0", "1", "0"]
 
 

@@ -87,8 +87,10 @@ class DatasetConfig:
         f"custom: output tokens of each request; {FROM_FILE}: each row's own output_tokens (default: its "
         f"own, {DEFAULT_CUSTOM_OUTPUT_LEN} where a row has none)",
     )
-    oversample: bool | None = setting(
-        None, "custom: repeat rows where the file has fewer than --num-prompts; --no-oversample sends fewer"
+    oversample: bool = setting(
+        True,
+        "custom: repeat rows where the file has fewer than --num-prompts, as vLLM's and SGLang's clients do; "
+        "--no-oversample refuses",
     )
     shuffle: bool = setting(True, "custom: take the rows in random order")
     chat_template: bool = setting(

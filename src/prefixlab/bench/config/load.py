@@ -108,6 +108,12 @@ class LoadConfig:
             if given:
                 raise ConfigError(f"{' and '.join(given)}: give --ramp-up-strategy too")
             return
+        missing = [flag for flag, value in ends.items() if value is None]
+        if missing:
+            raise ConfigError(
+                f"--ramp-up-strategy {self.ramp_up_strategy} needs {' and '.join(missing)}, "
+                "in requests per second"
+            )
         least = 0.0 if self.ramp_up_strategy == "linear" else math.ulp(0.0)
         for flag, value in ends.items():
             if value is None or not least <= value < math.inf:

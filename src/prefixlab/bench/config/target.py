@@ -7,7 +7,7 @@ Invariant: `resolve` returns every number decided or refuses by the flag's name;
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,6 +24,23 @@ DEFAULT_PORTS = {"sglang": DEFAULT_PORT, "vllm": VLLM_PORT, "openai": VLLM_PORT,
 """Where clients of SGLang and vLLM look when only a backend is named."""
 DEFAULT_VOCAB_SIZE = 32_000
 MAX_TIMEOUT_S = 24 * 3600.0
+OF_CONNECTIONS = frozenset(
+    {
+        "endpoint",
+        "header",
+        "api_key",
+        "admin_api_key",
+        "insecure",
+        "connect_timeout_s",
+        "read_timeout_s",
+        "request_timeout_s",
+        "reuse_connections",
+        "kernel_stamps",
+        "num_workers",
+        "ray",
+    }
+)
+"""Settings that mean nothing where there is no connection."""
 OUR_HEADERS = frozenset({"accept-encoding", "connection", "content-length", "transfer-encoding"})
 """What the load generator itself must decide: framing, and that answers come uncompressed."""
 
@@ -116,6 +133,8 @@ class TargetConfig:
                 raise ConfigError(
                     f"--{name.replace('_', '-')} must lie in (0, {MAX_TIMEOUT_S:.0f}], not {value}"
                 )
+        if self.host is not None:
+            self._check_host(self.host)
         if self.ray == "":
             raise ConfigError("--ray needs an address: auto, host:port or ray://host:port")
         if self.endpoint is not None and not re.fullmatch(r"/[!-~]*", self.endpoint):
@@ -123,15 +142,25 @@ class TargetConfig:
         self.extra_body()
         self.headers()
 
+    def _check_host(self, host: str) -> None:
+        try:
+            named = urlsplit(self.url).hostname
+        except ValueError:
+            named = None
+        if not named or named != host.strip("[]").lower():
+            raise ConfigError(f"--host {host!r} is no name or address of a machine (a whole URL is --base-url's)")
+
     def _check_in_process(self) -> None:
         """The engine in this process has no connection to set up."""
         if not self.is_embedded:
             raise ConfigError(
                 f"--backend {IN_PROCESS} asks no server: leave out --base-url, --host and --port"
             )
-        for name in ("endpoint", "header", "insecure", "request_timeout_s", "num_workers", "ray"):
-            if getattr(self, name):
-                raise ConfigError(f"--{name.replace('_', '-')} is for a server behind HTTP, not {IN_PROCESS}")
+        for field in fields(self):
+            if field.name in OF_CONNECTIONS and getattr(self, field.name) != field.default:
+                no = "no-" if field.default is True else ""
+                flag = f"--{no}{field.name.replace('_', '-')}"
+                raise ConfigError(f"{flag} is for a server behind HTTP, not {IN_PROCESS}")
 
     @property
     def is_embedded(self) -> bool:
@@ -148,7 +177,10 @@ class TargetConfig:
         if self.base_url is not None:
             return self.base_url.rstrip("/")
         usual = DEFAULT_PORTS.get(self.backend or "", DEFAULT_PORT)
-        return f"http://{self.host or DEFAULT_HOST}:{usual if self.port is None else self.port}"
+        host = self.host or DEFAULT_HOST
+        if ":" in host and not host.startswith("["):
+            host = f"[{host}]"
+        return f"http://{host}:{usual if self.port is None else self.port}"
 
     def extra_body(self) -> dict[str, Any]:
         if self.extra_request_body is None:

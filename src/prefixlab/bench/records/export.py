@@ -11,8 +11,6 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from prefixlab.bench.records.line import encode
 from prefixlab.bench.records.table import RecordTable
 
@@ -31,6 +29,5 @@ def write_lines(path: Path, table: RecordTable) -> None:
     """A table as lines, a stretch at a time."""
     with path.open("wb") as file:
         for start in range(0, len(table), ROWS_AT_ONCE):
-            rows = np.zeros(len(table), dtype=np.bool_)
-            rows[start : start + ROWS_AT_ONCE] = True
-            file.writelines(map(encode, table.select(rows).to_records()))
+            stop = min(start + ROWS_AT_ONCE, len(table))
+            file.writelines(map(encode, table.slice(start, stop).to_records()))

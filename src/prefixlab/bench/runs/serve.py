@@ -291,7 +291,13 @@ class ServeRun:
     def _workload_notes(self, planned: Outline) -> list[str]:
         if planned.shape is None:
             template = ", in the tokenizer's chat template" if self._config.dataset.chat_template else ""
-            return [f"prompts are those of {self._config.dataset.dataset_path}{template}"]
+            notes = [f"prompts are those of {self._config.dataset.dataset_path}{template}"]
+            if planned.num_distinct_rows < len(planned.rows):
+                notes.append(
+                    f"the file's {counted(planned.num_distinct_rows, 'row')} were repeated to make "
+                    f"{counted(len(planned.rows), 'request')}: what is repeated hits the cache"
+                )
+            return notes
         wording = self._asker.wording
         prefix = planned.shape.num_prefix_tokens
         return [

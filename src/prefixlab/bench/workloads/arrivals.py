@@ -196,8 +196,10 @@ def read_schedule(path: Path) -> FloatArray:
     """
     try:
         lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--schedule {path} cannot be read: {error}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"--schedule {path} cannot be read: it is no text") from None
+    except OSError as error:
+        raise ConfigError(f"--schedule {path} cannot be read: {error.strerror}") from None
     offsets: list[float] = []
     first_ms: float | None = None
     for number, line in enumerate(lines, start=1):

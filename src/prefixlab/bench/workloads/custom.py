@@ -2,12 +2,13 @@
 
 Owns reading and choosing rows. Adds nothing to what a row says, but a chat template where that is asked for.
 
-Invariant: a row is sent as often as asked for: rows are repeated only on request.
+Invariant: rows are repeated only where there are fewer than requests, and then evenly.
 """
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ def read_rows(path: Path, output_len: int | None) -> list[Row]:
     except OSError as error:
         raise ConfigError(f"--dataset-path {path} cannot be read: {error.strerror}") from None
     rows = [
-        _row(text, f"{path}:{number}", output_len)
+        _row(text, f"--dataset-path {path}, line {number}", output_len)
         for number, text in enumerate(lines, start=1)
         if text.strip()
     ]
@@ -65,8 +66,8 @@ def read_rows(path: Path, output_len: int | None) -> list[Row]:
 def _row(text: bytes, place: str, output_len: int | None) -> Row:
     try:
         line = msgspec.json.decode(text, type=_Line)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise ConfigError(f'{place}: not a JSON object with "prompt" or "messages": {error}') from None
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{place}: {_what_is_wrong(error)}") from None
     if (line.prompt is None) == (line.messages is None):
         raise ConfigError(f'{place}: one of "prompt" and "messages" must be there')
     if not (line.prompt or line.messages):
@@ -82,23 +83,37 @@ def _row(text: bytes, place: str, output_len: int | None) -> Row:
     return Row(asked, text=line.prompt, messages=tuple(line.messages) if line.messages else None)
 
 
+def _what_is_wrong(error: msgspec.DecodeError) -> str:
+    """In the words of a reader of the file. The message of a ValidationError ends in the field's path."""
+    if not isinstance(error, msgspec.ValidationError):
+        return "that is no JSON"
+    named = re.search(r"\$\.(\w+)", str(error))
+    if named is None:
+        return 'that is no JSON object with "prompt" or "messages"'
+    kinds = {
+        "prompt": "text, or a list of token ids",
+        "messages": "a list of messages",
+        "output_tokens": "a whole number",
+    }
+    return f'"{named[1]}" must be {kinds[named[1]]}'
+
+
 def choose_rows(rows: Sequence[Row], config: DatasetConfig) -> list[Row]:
     """As many rows as asked for, in the order asked for.
 
     Raises:
-        ConfigError: there are too few, and nothing says what then.
+        ConfigError: there are too few, and none may be repeated.
     """
     order = list(rows)
     if config.shuffle:
         random.Random(config.seed).shuffle(order)
     wanted = len(order) if config.num_prompts is None else config.num_prompts
-    if wanted > len(order) and config.oversample is None:
+    if wanted > len(order) and not config.oversample:
         raise ConfigError(
-            f"--num-prompts {wanted}: {config.dataset_path} has {len(order)} rows. --oversample repeats them "
-            "(and finds them cached), --no-oversample sends each once"
+            f"--num-prompts {wanted}: {config.dataset_path} has {len(order)} rows, "
+            "and --no-oversample repeats none"
         )
-    if config.oversample:
-        order = order * -(-wanted // len(order))
+    order = order * -(-wanted // len(order))
     return order[:wanted]
 
 
