@@ -101,6 +101,19 @@ def test_requests_go_as_the_settings_say(fake_server: FakeServer) -> None:
     assert fake_server.bodies[0]["priority"] == 7
 
 
+@pytest.mark.parametrize("known", [frozenset({"metrics"}), frozenset({"server_info"}), frozenset()])
+def test_a_server_known_by_its_admin_api_is_asked_for_counts_in_every_event(
+    fake_server: FakeServer, known: frozenset[str]
+) -> None:
+    fake_server.behaviour.known_endpoints = known
+    fake_server.behaviour.is_vllm = "metrics" in known
+    config = TargetConfig(base_url=fake_server.url, backend="openai", model="fake")
+    with open_endpoint(config, fake_server.url, no_tokenizer) as endpoint:
+        endpoint.ask("first", PROMPT, 3)
+    (body,) = fake_server.bodies
+    assert body["stream_options"].get("continuous_usage_stats", False) == bool(known)
+
+
 def test_without_kernel_stamps_the_record_says_so(fake_server: FakeServer) -> None:
     config = TargetConfig(base_url=fake_server.url, kernel_stamps=False)
     with open_endpoint(config, fake_server.url, no_tokenizer) as endpoint:

@@ -15,6 +15,12 @@ URL = "http://127.0.0.1:30000"
         ("HTTP 401 from /generate: no", URL, "--api-key"),
         ("HTTP 403 from /generate: no", URL, "--api-key"),
         ("HTTP 400 from /generate: token id 9 is not in the vocabulary", URL, "--vocab-size or --tokenizer"),
+        ('HTTP 400 from /v1/completions: {"detail":"prompt must be a string."}', URL, "--prompt-form text"),
+        (
+            "HTTP 500 from /x: {'type': 'string_type', 'loc': ('body', 'prompt', 'str')",
+            URL,
+            "--prompt-form text",
+        ),
         ("the server gave up: Token id 9 is out of vocabulary", URL, "--vocab-size or --tokenizer"),
     ],
 )

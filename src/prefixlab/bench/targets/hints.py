@@ -22,7 +22,7 @@ def names_foreign_token(error: str) -> bool:
 
 
 def with_hint(error: str, url: str = "") -> str:
-    """`error` of the server at `url`, if known, and what to try; `error` alone where nothing comes to mind."""
+    """`error` of the server at `url`, if known, and what to try; `error` alone if nothing comes to mind."""
     advice = _advice(error, url)
     return f"{error} ({advice})" if advice else error
 

@@ -169,7 +169,8 @@ def _stable_units(tokenizer: Tokenizer) -> Vocabulary:
     if len(best) < 2:
         raise ConfigError(
             "this tokenizer offers no words that stay whole next to one another, so chat text cannot carry "
-            "exact tokens; use an API that takes token ids"
+            "exact tokens; use an API that takes token ids (bench serve and sweep also send words of any "
+            "length, where no --tokenizer is given)"
         )
     return best
 
