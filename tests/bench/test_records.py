@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefixlab.bench.records.builder import RecordBuilder, spread_evenly
+from prefixlab.bench.records.builder import RecordBuilder, spread
 from prefixlab.bench.records.record import Outcome, Record, check_complete
 from prefixlab.core.target import Chunk, Sent
 from tests.bench.helpers import ok_record
@@ -68,7 +68,7 @@ def test_a_total_that_disagrees_wins_and_is_spread_over_the_chunks() -> None:
         Chunk(5.0, num_output_tokens=5),
     ]
     record = build(*chunks)
-    assert record.arrival_counts == (3, 2)
+    assert record.arrival_counts == (1, 4), "a prompt yields one token: the rest came after"
     assert record.counts_estimated
 
 
@@ -139,9 +139,11 @@ def test_every_planned_request_is_accounted_for_once() -> None:
 
 
 @given(total=st.integers(0, 500), parts=st.integers(1, 50))
-def test_spreading_loses_no_token_and_is_even(total: int, parts: int) -> None:
-    spread = spread_evenly(total, parts)
-    assert len(spread) == parts
-    assert sum(spread) == total
-    assert max(spread) - min(spread) <= 1
-    assert spread[0] == max(spread)
+def test_spreading_loses_no_token_and_is_even_but_for_the_first(total: int, parts: int) -> None:
+    counts = spread(total, parts)
+    assert len(counts) == parts
+    assert sum(counts) == total
+    assert counts[0] == (total if parts == 1 else min(total, 1))
+    if rest := counts[1:]:
+        assert max(rest) - min(rest) <= 1
+        assert total <= parts or rest[0] == max(rest)

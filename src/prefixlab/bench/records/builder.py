@@ -110,7 +110,7 @@ class RecordBuilder:
         assert self._total is not None
         if not self._times_s:
             self._times_s, self._reasoning = [self._last_chunk_s], [False]
-        counts = spread_evenly(self._total, len(self._times_s))
+        counts = spread(self._total, len(self._times_s))
         kept = [place for place, count in enumerate(counts) if count]
         self._times_s = [self._times_s[place] for place in kept]
         self._reasoning = [self._reasoning[place] for place in kept]
@@ -137,10 +137,17 @@ def _by_stamp(times_s: Sequence[float], counts: Sequence[int]) -> tuple[Sequence
     return list(merged), list(merged.values())
 
 
-def spread_evenly(total: int, num_parts: int) -> list[int]:
-    """`total` as `num_parts` whole numbers that differ by at most one, larger ones as early as possible.
+def spread(total: int, num_parts: int) -> list[int]:
+    """`total` as `num_parts` whole numbers: 1 for the first, the others alike, larger ones early.
 
-    The first is at least 1 when total is: the first chunk with content did bring a token.
+    A prompt's computation yields one token. Were the first chunk given more, ITL would have fewer gaps than
+    tokens after the first, and its mean would exceed TPOT's.
     """
+    if num_parts == 1 or total <= num_parts:
+        return _evenly(total, num_parts)
+    return [1, *_evenly(total - 1, num_parts - 1)]
+
+
+def _evenly(total: int, num_parts: int) -> list[int]:
     edges = [-(-index * total // num_parts) for index in range(num_parts + 1)]
     return [high - low for low, high in itertools.pairwise(edges)]
