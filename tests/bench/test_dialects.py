@@ -177,6 +177,8 @@ def test_reasoning_is_told_from_the_answer(field: str) -> None:
     assert not read(ChatDialect(), both).is_reasoning
     call = {"choices": [{"delta": {"tool_calls": [{"index": 0}]}}]}
     assert read(ChatDialect(), call).carries_tokens and not read(ChatDialect(), call).is_reasoning
+    half = {"choices": [{"delta": {"content": ""}}], "usage": {"completion_tokens": 3}}
+    assert read(ChatDialect(), half).carries_tokens and read(ChatDialect(), half).is_reasoning is None
 
 
 def test_reasoning_tokens_that_a_server_counts_are_read() -> None:

@@ -97,6 +97,30 @@ def test_reasoning_is_output_that_is_counted_apart() -> None:
     assert (record.num_output_tokens, record.num_reasoning_tokens) == (4, 3)
 
 
+@pytest.mark.parametrize(
+    ("marks", "num_reasoning", "first_content"),
+    [
+        ([True, None, True, False], 3, 3),
+        ([True, None, None], 3, None),
+        ([None, True, None, False, None], 3, 3),
+        ([None, False, None], None, 0),
+        ([None, None], None, 0),
+        ([True, False, None, True, None], 3, 1),
+    ],
+)
+def test_half_a_character_belongs_to_what_is_being_said(
+    marks: list[bool | None], num_reasoning: int | None, first_content: int | None
+) -> None:
+    chunks = [
+        Chunk(3.0 + place, carries_tokens=True, num_output_tokens=place + 1, is_reasoning=mark)
+        for place, mark in enumerate(marks)
+    ]
+    record = build(*chunks)
+    assert record.num_output_tokens == len(marks)
+    assert record.num_reasoning_tokens == num_reasoning
+    assert record.first_content_s == (None if first_content is None else 3.0 + first_content)
+
+
 def test_a_servers_count_of_reasoning_wins_and_without_any_word_nobody_knows() -> None:
     thought = Chunk(3.0, carries_tokens=True, is_reasoning=True)
     said = build(thought, Chunk(4.0, num_output_tokens=9, num_reasoning_tokens=8))

@@ -63,7 +63,8 @@ class Chunk(msgspec.Struct, frozen=True):
     num_cached_tokens: int | None = None
     """Null is not zero: None when the server does not report."""
     finish_reason: str | None = None
-    is_reasoning: bool = False
-    """What came with it is the model's thinking, not its answer."""
+    is_reasoning: bool | None = False
+    """What came with it is the model's thinking, not its answer. None: it does not say, as half a character
+    does not, and goes with what came before."""
     num_reasoning_tokens: int | None = None
     """How many of the output tokens so far were reasoning, if the server says."""

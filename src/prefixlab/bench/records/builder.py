@@ -9,7 +9,7 @@ Invariant: the record's counts sum to the total the server named, where it named
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from prefixlab.bench.records.record import Failure, Outcome, Record
@@ -28,7 +28,7 @@ class RecordBuilder:
     # One entry per chunk that brought tokens.
     _times_s: list[float] = field(default_factory=list)
     _counts: list[int] = field(default_factory=list)
-    _reasoning: list[bool] = field(default_factory=list)
+    _reasoning: list[bool | None] = field(default_factory=list)
     _num_seen: int = 0
     _guessed: bool = False
     _total: int | None = None
@@ -78,6 +78,8 @@ class RecordBuilder:
         failure: Failure | None = None,
     ) -> Record:
         """The record of what was collected, checked."""
+        if None in self._reasoning:
+            self._reasoning = list(_carried_on(self._reasoning))
         corrected = self._total is not None and self._total != self._num_seen
         if corrected:
             self._spread_total()
@@ -126,6 +128,14 @@ class RecordBuilder:
         if self._num_reasoning_tokens is not None or not any(self._reasoning):
             return self._num_reasoning_tokens
         return sum(count for count, reasons in zip(self._counts, self._reasoning, strict=True) if reasons)
+
+
+def _carried_on(marks: Sequence[bool | None]) -> Iterator[bool]:
+    """Each mark, or where there is none that of what came before; at the start, of what comes next."""
+    said = next((mark for mark in marks if mark is not None), False)
+    for mark in marks:
+        said = said if mark is None else mark
+        yield said
 
 
 def _by_stamp(times_s: Sequence[float], counts: Sequence[int]) -> tuple[Sequence[float], Sequence[int]]:

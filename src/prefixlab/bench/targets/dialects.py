@@ -270,7 +270,7 @@ class ChatDialect(_OpenAiDialect):
             answers or reasons,
             said.content or "",
             choice.finish_reason,
-            reasons and not answers,
+            reasons and not answers if answers or reasons else None,
         )
 
 
@@ -285,7 +285,7 @@ def _openai_chunk(
     carries: bool = False,
     text: str = "",
     reason: str | None = None,
-    is_reasoning: bool = False,
+    is_reasoning: bool | None = False,
 ) -> Chunk:
     if reason in BAD_FINISH_REASONS:
         raise AnswerError(f"the server gave up: {quote(payload)}", Failure.SERVER_ERROR)
