@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,10 @@ def test_a_sweep_that_broke_off_goes_on_and_measures_no_point_twice(
     assert sweep(fake_server, "--max-concurrency", "1,2", "--run-dir", "kept") == 1
     captured = capsys.readouterr()
     assert "the probe request failed" in captured.err and "concurrency" in captured.out
+    assert "prefixlab bench sweep --resume kept" in captured.err
+    assert "note: not measured: 001-max-concurrency=2" in captured.out
+    assert main(["bench", "serve", "--resume", "kept"]) == 2
+    assert "prefixlab bench sweep --resume kept" in capsys.readouterr().err
     fake_server.reset()
     assert main(["bench", "sweep", "--resume", "kept", "--disable-tqdm"]) == 0
     assert len(prompts(fake_server)) == 10
@@ -92,6 +97,20 @@ def test_a_sweep_that_broke_off_goes_on_and_measures_no_point_twice(
     assert [row["completed"] for row in rows] == ["10", "10"]
     assert main(["bench", "sweep", "--resume", "kept"]) == 2
     assert "that run is finished" in capsys.readouterr().err
+    assert main(["bench", "sweep", "--resume", "kept", "--osl", "9"]) == 2
+    assert "leave out --random-output-len" in capsys.readouterr().err
+
+
+def test_every_server_is_asked_before_any_is_measured(
+    fake_server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound and not listening: nobody answers
+        gone = f"west=http://127.0.0.1:{unused.getsockname()[1]}"
+        words = ["--target", f"east={fake_server.url}", gone, "--max-concurrency", "1,2"]
+        assert main(["bench", "sweep", *SMALL, *words]) == 1
+    assert f"--target {gone}: could not connect" in capsys.readouterr().err
+    assert not fake_server.bodies and not Path("runs").exists()
 
 
 def test_a_dry_run_lists_the_points_and_their_cost(capsys: pytest.CaptureFixture[str]) -> None:

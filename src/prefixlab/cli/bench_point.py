@@ -108,6 +108,14 @@ def point_config(given: Mapping[str, Any]) -> ServeConfig:
     return ServeConfig.resolve(target_config(argparse.Namespace(**given)), given, engine)
 
 
+def refuse_settings(args: argparse.Namespace) -> None:
+    """Raises ConfigError if something is set beside --resume that it would ignore."""
+    other = [name for name in vars(args) if name not in (*SECRETS, "resume", "progress", "style")]
+    if other:
+        flags = ", ".join("--" + name.replace("_", "-") for name in other)
+        raise ConfigError(f"--resume takes all settings from the run's config.json: leave out {flags}")
+
+
 def restored_config(data: Mapping[str, Any], args: argparse.Namespace) -> ServeConfig:
     """Settings as a run directory has them; secrets from the command line or the environment.
 
@@ -116,11 +124,8 @@ def restored_config(data: Mapping[str, Any], args: argparse.Namespace) -> ServeC
     """
     from prefixlab.bench.config.serve import ServeConfig
 
+    refuse_settings(args)
     given = vars(args)
-    other = [name for name in given if name not in (*SECRETS, "resume", "progress", "style")]
-    if other:
-        flags = ", ".join("--" + name.replace("_", "-") for name in other)
-        raise ConfigError(f"--resume takes all settings from the run's config.json: leave out {flags}")
     keys = {
         "PREFIXLAB_API_KEY": os.environ.get("PREFIXLAB_API_KEY", os.environ.get("OPENAI_API_KEY")),
         "PREFIXLAB_ADMIN_API_KEY": os.environ.get("PREFIXLAB_ADMIN_API_KEY"),

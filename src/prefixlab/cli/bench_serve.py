@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
         open_point_endpoint,
         point_config,
         point_tokenizer,
+        refuse_settings,
         restored_config,
     )
     from prefixlab.core.errors import TargetError
@@ -65,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as resources:
         folder: RunDir | None = None
         if "resume" in args:
+            refuse_settings(args)
             folder = resources.enter_context(RunDir.open(Path(args.resume)))
             config = restored_config(folder.config_of(VERB), args)
         else:
@@ -139,7 +141,11 @@ def measure(
             watcher=watcher,
             gone=gone,
         )
-        result = run.run()
+        try:
+            result = run.run()
+        except KeyboardInterrupt:
+            say_how_to_go_on(folder)
+            raise
     if folder is not None:
         result = files.finish(folder, endpoint, result, detailed=config.report.save_detailed, notes=notes)
     sys.stdout.write(files.as_text(result, config.report.style))
@@ -147,9 +153,14 @@ def measure(
     for where in (output, folder.path if folder else None):
         if where is not None:
             print(f"kept in {where}", file=sys.stderr)
-    if result.interrupted and folder is not None:
-        print(f"to go on: prefixlab {VERB} --resume {folder.path}", file=sys.stderr)
+    if result.interrupted:
+        say_how_to_go_on(folder)
     return judge(result, run.gone)
+
+
+def say_how_to_go_on(folder: RunDir | None) -> None:
+    if folder is not None:
+        print(f"to go on: prefixlab {VERB} --resume {folder.path}", file=sys.stderr)
 
 
 def judge(result: PointResult, gone: str | None) -> int:

@@ -53,17 +53,22 @@ def configure(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     from prefixlab.bench.records.run_dir import RunDir
     from prefixlab.bench.runs.files import sweep_folder
+    from prefixlab.bench.runs.sweep import probe
+    from prefixlab.cli.bench_point import open_point_endpoint, point_tokenizer, refuse_settings
 
     with contextlib.ExitStack() as resources:
         if "resume" in args:
+            refuse_settings(args)
             folder: RunDir | None = resources.enter_context(RunDir.open(Path(args.resume)))
             assert folder is not None
             points = restored_points(folder.config_of(VERB), args)
+            probe(points, open_point_endpoint, point_tokenizer, folder.path)
         else:
             points = planned_points(args)
             if "dry_run" in args:
                 print(describe(points))
                 return 0
+            probe(points, open_point_endpoint, point_tokenizer, None)
             report = points[0].config.report
             settings = {
                 "verb": VERB,
@@ -170,9 +175,18 @@ def measure(points: list[SweepPoint], folder: RunDir | None) -> list[PointResult
         if not results and folder is not None:
             folder.remove_if_empty()
         if results:
-            complete = len(results) == len(points) and not results[-1].interrupted
-            keeper.show(results, points[0].config.report.style, complete=complete)
+            keeper.show(results, points[0].config.report.style, left=left_of(points, results))
     return results
+
+
+def left_of(points: list[SweepPoint], results: list[PointResult]) -> list[str]:
+    """What a sweep that ended early did not measure, in sentences; nothing if it was measured to its end."""
+    said = []
+    if results[-1].interrupted:
+        said.append(f"{points[len(results) - 1].name} was broken off: its figures are of what had finished")
+    if missing := [point.name for point in points[len(results) :]]:
+        said.append(f"not measured: {', '.join(missing)}")
+    return said
 
 
 class Keeper:
@@ -186,18 +200,20 @@ class Keeper:
 
         save(point.config.report, None, result)
 
-    def show(self, results: list[PointResult], style: str, *, complete: bool) -> None:
+    def show(self, results: list[PointResult], style: str, *, left: list[str]) -> None:
         from prefixlab.bench.report.points.side_by_side import write_csv
         from prefixlab.bench.runs.files import lines_of, sweep_text
 
-        text = sweep_text(results, TABLE_WIDTH)
+        text = sweep_text(results, TABLE_WIDTH) + "".join(f"note: {sentence}\n" for sentence in left)
         lines = lines_of(results)
         if self._folder is not None:
             write_csv(self._folder.path / "sweep.csv", results)
             self._folder.write_bytes("sweep.jsonl", lines)
             self._folder.write_text("report.txt", text)
-            self._folder.write_json("summary.json", {"finished": complete, "points": len(results)})
+            self._folder.write_json("summary.json", {"finished": not left, "points": len(results)})
             print(f"kept in {self._folder.path}", file=sys.stderr)
+            if left:
+                print(f"to go on: prefixlab {VERB} --resume {self._folder.path}", file=sys.stderr)
         sys.stdout.write(lines.decode() if style == "json" else text)
 
 

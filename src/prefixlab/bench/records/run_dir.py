@@ -131,7 +131,7 @@ class RunDir:
     @property
     def is_finished(self) -> bool:
         """It came to its own end: nothing is left to send."""
-        return bool((self.read_json(SUMMARY) or {}).get("finished"))
+        return is_finished(self.path)
 
     def config_of(self, verb: str) -> dict[str, Any]:
         """The settings, as `create` was given them. ConfigError if the folder is another verb's."""
@@ -182,10 +182,12 @@ class RunDir:
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """None where the file is not there, or is no JSON object."""
-        try:
-            return msgspec.json.decode((self.path / name).read_bytes(), type=dict[str, Any])
-        except (OSError, msgspec.DecodeError, msgspec.ValidationError):
-            return None
+        return _object_in(self.path / name)
+
+
+def is_finished(path: Path) -> bool:
+    """Whether the run in this folder came to its end. False where there is none."""
+    return bool((_object_in(path / SUMMARY) or {}).get("finished"))
 
 
 def settled(tables: Sequence[RecordTable]) -> RecordTable:
@@ -208,6 +210,13 @@ def free_name(path: Path) -> Path:
     """`path`, or the first of `path-2`, `path-3` … that is not there."""
     names = [path, *(path.with_name(f"{path.name}-{number}") for number in range(2, MAX_TRIES))]
     return next((name for name in names if not name.exists()), path)
+
+
+def _object_in(path: Path) -> dict[str, Any] | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.DecodeError):
+        return None
 
 
 def _locked(path: Path) -> BinaryIO:

@@ -17,12 +17,14 @@ from typing import Any
 
 from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.metrics.point import PointResult
-from prefixlab.bench.records.run_dir import CONFIG, RunDir
+from prefixlab.bench.records.run_dir import CONFIG, RunDir, is_finished
 from prefixlab.bench.runs import files
+from prefixlab.bench.runs.checks import check_point
+from prefixlab.bench.runs.remembered import remembered_endpoint
 from prefixlab.bench.runs.serve import ServeRun, Watcher
 from prefixlab.bench.runs.trial import try_out
 from prefixlab.bench.targets.endpoint import Endpoint
-from prefixlab.core.errors import TargetError
+from prefixlab.core.errors import ConfigError, TargetError
 from prefixlab.core.seams import Tokenizer
 
 POINT_VERB = "bench serve"
@@ -64,7 +66,11 @@ def run_sweep(
     """
     for _, of_one_server in groupby(points, key=lambda point: point.config.target):
         several = list(of_one_server)
-        with open_endpoint(several[0].config) as endpoint:
+        if folder is not None and all(_is_done(folder, point) for point in several):
+            open_one = _remembering(folder / several[0].name)  # nothing is left to ask it
+        else:
+            open_one = open_endpoint
+        with open_one(several[0].config) as endpoint:
             tried = False
             for point in several:
                 if not (tried or _has_begun(folder, point)):
@@ -77,6 +83,35 @@ def run_sweep(
                     raise TargetError(f"{point.name}: {gone}")
                 if result.interrupted:
                     return
+
+
+def probe(
+    points: Sequence[SweepPoint],
+    open_endpoint: OpenEndpoint,
+    make_tokenizer: MakeTokenizer,
+    folder: Path | None,
+) -> None:
+    """Find out before anything is measured whether every server is there and takes what it will be sent. An
+    embedded engine is only looked at when its turn comes: it would have to be started for it.
+
+    Raises:
+        ConfigError, TargetError: one does not; the server is named.
+    """
+    left = [point for point in points if not point.config.target.is_embedded and not _is_done(folder, point)]
+    for target, of_one_server in groupby(left, key=lambda point: point.config.target):
+        try:
+            several = list(of_one_server)
+            with open_endpoint(several[0].config) as endpoint:
+                for point in several:
+                    check_point(endpoint, point.config, make_tokenizer(point.config, endpoint))
+        except (ConfigError, TargetError) as error:
+            name = several[0].swept.get("target")
+            where = f"--target {name}={target.url}: " if name else ""
+            raise type(error)(f"{where}{error}") from None
+
+
+def _is_done(folder: Path | None, point: SweepPoint) -> bool:
+    return folder is not None and is_finished(folder / point.name)
 
 
 def _has_begun(folder: Path | None, point: SweepPoint) -> bool:
@@ -111,6 +146,16 @@ def _measure(
         if kept is not None and not finished:
             result = files.finish(kept, endpoint, result, detailed=config.report.save_detailed, notes=notes)
     return result, run.gone
+
+
+def _remembering(path: Path) -> OpenEndpoint:
+    @contextmanager
+    def opened(config: ServeConfig) -> Iterator[Endpoint]:
+        with RunDir.open(path, even_finished=True) as kept:
+            endpoint = remembered_endpoint(kept, config)
+        yield endpoint
+
+    return opened
 
 
 @contextmanager
