@@ -16,9 +16,10 @@ from prefixlab.cli.main import main
         (["--num-workers", "-1"], "--num-workers"),
         (["--output-len", "1"], "--output-len"),
         (["--request-rate", "0"], "--request-rate"),
+        (["--request-rate", "1e-12"], "--request-rate"),
         (["--itl-ms", "0"], "--itl-ms"),
         (["--ttft-ms", "-1"], "--ttft-ms"),
-        (["--itl", "10"], "--itl-ms"),
+        (["--itl-m", "10"], "--itl-ms"),
     ],
 )
 def test_a_load_that_cannot_be_is_refused_by_name(

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from prefixlab.core.config import setting
 from prefixlab.core.errors import ConfigError
 
+LONGEST_S = 86_400.0
+
 
 @dataclass(frozen=True)
 class CalibrateConfig:
@@ -35,6 +37,10 @@ class CalibrateConfig:
             raise ConfigError(f"--output-len must be at least 2, or there is no ITL, not {self.output_len}")
         if self.request_rate is not None and not 0 < self.request_rate < float("inf"):
             raise ConfigError(f"--request-rate must be a positive number, not {self.request_rate}")
+        if self.request_rate is not None and self.num_requests / self.request_rate > LONGEST_S:
+            raise ConfigError(
+                f"--request-rate {self.request_rate}: {self.num_requests} requests would take days"
+            )
         if not 0 <= self.ttft_ms < 60_000:
             raise ConfigError(f"--ttft-ms must lie in [0, 60000), not {self.ttft_ms}")
         if not 0.1 <= self.itl_ms < 60_000:

@@ -67,6 +67,7 @@ def run_calibrate(
 
     Raises:
         ConfigError: not on this system, or not with so few open files.
+        KeyboardInterrupt: a run was interrupted; what it brought is no finding.
     """
     itl_s = config.itl_ms / 1e3
     # The same number on every rung, though the benchmarks would choose more for more streams.
@@ -81,6 +82,8 @@ def run_calibrate(
             shape = Shape(ttft_ns=round(config.ttft_ms * 1e6), itl_ns=round(config.itl_ms * 1e6))
             with metronome(shape, core=core) as playing:
                 drive = make_driver(playing.url).run(plan, load)
+                if drive.interrupted:
+                    raise KeyboardInterrupt
                 return compare(drive, playing.stop(), shape.itl_ns)
 
         def measure_rung(streams: int) -> Comparison:
