@@ -30,7 +30,15 @@ URL = "http://127.0.0.1:30000"
         ({"backend": "in-process", "header": ("a=1",)}, "--header is for a server behind HTTP"),
         ({"backend": "in-process", "num_workers": 2}, "--num-workers is for a server behind HTTP"),
         ({"backend": "in-process", "ray": "auto"}, "--ray is for a server behind HTTP"),
+        ({"backend": "in-process", "kernel_stamps": False}, "--no-kernel-stamps is for a server behind HTTP"),
+        ({"backend": "in-process", "reuse_connections": False}, "--no-reuse-connections is for a server"),
+        ({"backend": "in-process", "api_key": "k"}, "--api-key is for a server behind HTTP"),
+        ({"backend": "in-process", "read_timeout_s": 1e-6}, "--read-timeout-s is for a server behind HTTP"),
+        ({"backend": "in-process", "connect_timeout_s": 3.0}, "--connect-timeout-s is for a server"),
         ({"base_url": URL, "ray": ""}, "--ray needs an address"),
+        ({"host": "http://h"}, "--host 'http://h' is no name or address"),
+        ({"host": "a b:c"}, "is no name or address"),
+        ({"host": "h:80"}, "is no name or address"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_refused_by_name(given: dict[str, Any], message: str) -> None:
@@ -52,3 +60,16 @@ def test_the_engine_is_ours_to_start_where_no_server_is_named() -> None:
     assert TargetConfig().is_embedded and not TargetConfig().is_in_process
     assert TargetConfig(backend="in-process").is_embedded
     assert not TargetConfig(base_url=URL).is_embedded
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("::1", "http://[::1]:30000"),
+        ("[fe80::1]", "http://[fe80::1]:30000"),
+        ("Server.example", "http://Server.example:30000"),
+        ("10.0.0.1", "http://10.0.0.1:30000"),
+    ],
+)
+def test_a_host_is_a_name_or_an_address_of_either_kind(host: str, url: str) -> None:
+    assert TargetConfig(host=host).url == url

@@ -148,7 +148,9 @@ class TargetConfig:
         except ValueError:
             named = None
         if not named or named != host.strip("[]").lower():
-            raise ConfigError(f"--host {host!r} is no name or address of a machine (a whole URL is --base-url's)")
+            raise ConfigError(
+                f"--host {host!r} is no name or address of a machine (a whole URL is --base-url's)"
+            )
 
     def _check_in_process(self) -> None:
         """The engine in this process has no connection to set up."""
