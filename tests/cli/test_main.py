@@ -213,3 +213,11 @@ def test_a_misspelt_environment_variable_stops_a_verb_before_it_runs(
     monkeypatch.setenv("PREFIXLAB_FORCE_MIS", "1")
     assert main(["probe"]) == 2
     assert "PREFIXLAB_FORCE_MIS; did you mean 'PREFIXLAB_FORCE_MISS'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_with_its_streams_closed_a_verb_still_does_its_work(closed: str) -> None:
+    """…and what it prints goes into no file it opened."""
+    command = f"{sys.executable} -m prefixlab.cli.main --version {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -85,6 +85,8 @@ class Parser(argparse.ArgumentParser):
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
+    if sys.stdout is None or sys.stderr is None:
+        _open_closed_streams()
     try:
         code = run(list(sys.argv[1:] if words is None else words))
         sys.stdout.flush()
@@ -104,6 +106,18 @@ def main(words: Sequence[str] | None = None) -> int:
         # The reader of our output (head, less) has seen enough; what is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _open_closed_streams() -> None:
+    """Standard streams that our caller has closed lead nowhere: else the next file or socket would take their
+    numbers, and what is printed would go there."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # the lowest number that is free is what each gets
+    os.close(fd)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
 def exit_code(error: PrefixlabError) -> int:
