@@ -42,7 +42,7 @@ def test_what_may_distort_the_figures_is_one_sentence(health: ClientHealth, word
     assert words in note
 
 
-OPEN = "more than 1 % of requests left over 5 ms late"
+OPEN = "more than 1% of requests left over 5 ms late"
 CLOSED = "for more than 5% of the time fewer requests were in flight than asked for"
 
 

@@ -102,7 +102,7 @@ def test_points_measured_before_a_failure_are_kept_and_shown(
     captured = capsys.readouterr()
     assert captured.out.count("Serving Benchmark Result") == 1
     assert "ended early: 1 of 2" in captured.err
-    assert "the probe request failed, of 4,096 token ids (as the server says): HTTP 503" in captured.err
+    assert "request failed, of random token ids below 4,096 (as the server says): HTTP 503" in captured.err
 
 
 def test_an_interrupted_point_is_shown_but_not_written(
@@ -221,12 +221,12 @@ def test_where_the_vocabulary_comes_from_is_said(
     fake_server: FakeServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert warm_cache(fake_server) == 0
-    assert "prompts made of 4,096 token ids (as the server says)" in capsys.readouterr().out
+    assert "prompts made of random token ids below 4,096 (as the server says)" in capsys.readouterr().out
     fake_server.behaviour.info = {"vocab_size": None}
     assert warm_cache(fake_server) == 0
-    assert "prompts made of 32,000 token ids (assumed" in capsys.readouterr().out
+    assert "prompts made of random token ids below 32,000 (assumed" in capsys.readouterr().out
     assert warm_cache(fake_server, "--vocab-size", "500") == 0
-    assert "prompts made of 500 token ids (as --vocab-size says)" in capsys.readouterr().out
+    assert "prompts made of random token ids below 500 (as --vocab-size says)" in capsys.readouterr().out
     assert warm_cache(fake_server, "--tokenizer", "byte") == 0
     assert "special tokens" in capsys.readouterr().out
 

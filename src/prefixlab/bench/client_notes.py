@@ -41,7 +41,7 @@ def client_notes(health: ClientHealth, *, open_loop: bool) -> list[str]:
         )
     if open_loop and health.send_lag_s.count and health.send_lag_s.quantile(0.99) > MAX_SEND_LAG_S:
         notes.append(
-            f"more than 1 % of requests left over {MAX_SEND_LAG_S * 1e3:g} ms late through the client's own "
+            f"more than 1% of requests left over {MAX_SEND_LAG_S * 1e3:g} ms late through the client's own "
             "fault: it is overloaded"
         )
     if not open_loop and health.send_lag_s.total > MAX_IDLE_SHARE * _slot_time_s(health):

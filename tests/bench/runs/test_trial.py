@@ -51,7 +51,7 @@ def test_a_server_that_does_not_is_told_of_at_once_with_what_to_do(
     words = r"HTTP 4\d\d .* \(give --vocab-size or --tokenizer, .* or --prompt-form text"
     with pytest.raises(TargetError, match=words) as caught:
         try_on(terse_server, config_of())
-    assert "of 32,000 token ids (assumed" in str(caught.value)
+    assert "of random token ids below 32,000 (assumed" in str(caught.value)
     assert len(terse_server.bodies) == 1
 
 

@@ -2,8 +2,8 @@
 
 Owns their columns: those of a Record under its names (times in seconds from the run's start, what was not is
 NULL), the latencies of docs/measuring.md in milliseconds behind them, and in Parquet two lists per request,
-`arrivals_s` and `arrival_counts`. So `SELECT median(ttft_ms) FROM 'runs/*/requests.parquet'` reads any number
-of runs at once. DuckDB does the writing: pandas and Arrow are not needed.
+`arrivals_s` and `arrival_counts`. So `SELECT median(ttft_ms) FROM 'runs/**/requests.parquet'` reads any
+number of runs at once. DuckDB does the writing: pandas and Arrow are not needed.
 
 Invariant: `read_parquet([path])` is the table that was written, row by row.
 """

@@ -124,7 +124,8 @@ def _spread_title(points: Sequence[PooledPoint]) -> str:
 def _table(title: str, numbers: Sequence[str], words: Sequence[str] = ()) -> Table:
     table = Table(title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
+        # fold: where there is too little room, a figure goes on in the next line and is never cut
+        table.add_column(name, justify="right", overflow="fold")
     for name in words:
         table.add_column(name, no_wrap=True)
     return table

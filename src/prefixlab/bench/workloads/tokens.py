@@ -57,7 +57,9 @@ class Vocabulary:
         return Vocabulary(self.ids[self.ids < limit], self.source)
 
     def describe(self) -> str:
-        return f"{len(self):,} token ids ({self.source})"
+        whole = len(self) > 0 and int(self.ids[-1]) == len(self) - 1
+        kind = f"random token ids below {len(self):,}" if whole else f"{len(self):,} random token ids"
+        return f"{kind} ({self.source})"
 
     def __len__(self) -> int:
         return len(self.ids)
