@@ -121,10 +121,9 @@ def state(progress: RunProgress) -> str:
         parts.append(f"TTFT {progress.ttft_s * 1e3:,.1f} ms")
     if progress.itl_s is not None:
         parts.append(f"ITL {progress.itl_s * 1e3:,.2f} ms")
-    parts += [
-        f"{progress.in_flight:,} in flight (peak {progress.peak_in_flight:,})",
-        f"{progress.queued:,} queued (peak {progress.peak_queued:,})",
-    ]
+    parts.append(f"{progress.in_flight:,} in flight (peak {progress.peak_in_flight:,})")
+    if progress.queued:
+        parts.append(f"{progress.queued:,} queued (peak {progress.peak_queued:,})")
     return ", ".join(parts)
 
 
