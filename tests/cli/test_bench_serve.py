@@ -124,6 +124,21 @@ def test_everything_is_kept_in_a_folder_named_after_the_run(
     assert "that run is finished" in capsys.readouterr().err
 
 
+def test_our_own_server_is_recorded_as_ours_and_what_was_found_is_kept(
+    fake_server: FakeServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_server.behaviour.info = {"prefixlab_version": "1"}
+    monkeypatch.setattr(sys, "argv", ["prefixlab", "bench", "serve", "--api-key", "sk-1", "--header=A=b"])
+    for words in (["--backend", "sglang"], []):
+        assert serve(fake_server, *SMALL, *words) == 0
+        assert "is a prefixlab server" in capsys.readouterr().err
+    for folder in Path("runs").iterdir():
+        assert folder.name.startswith("prefixlab-")
+        config = json.loads((folder / "config.json").read_text())
+        assert config["resolved"] == {"backend": "prefixlab", "base_url": fake_server.url, "model": "fake"}
+        assert config["command"] == "prefixlab bench serve --api-key '***' '--header=***'"
+
+
 def test_styles_say_the_same(fake_server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*SMALL, "--max-concurrency", "4", "--no-run-dir", "--style"]
     assert serve(fake_server, *words, "json") == 0

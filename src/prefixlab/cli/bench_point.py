@@ -159,13 +159,12 @@ def open_point_endpoint(config: ServeConfig) -> Iterator[Endpoint]:
         if timeout_s:
             wait_until_ready(target, target.url, timeout_s, MonotonicClock())
         backend = target.backend or detect_backend(target, target.url)
-        if target.backend is None:
-            print(f"{target.url} is asked as --backend {backend}", file=sys.stderr)
         model = target.model if config.request.served_model_name is None else None
         if model is not None and backend not in ("sglang", "prefixlab"):
             check_model(target, target.url, model)
     else:
         backend = target.backend or "prefixlab"
+    is_found = target.backend is None and not target.is_embedded
     target = dataclasses.replace(target, backend=backend, disable_ignore_eos=not config.ignores_eos(backend))
     shared = {
         name: value
@@ -174,6 +173,12 @@ def open_point_endpoint(config: ServeConfig) -> Iterator[Endpoint]:
     }
     args = argparse.Namespace(**config.engine, **shared)
     with endpoint_under_test(target, args, *PARTS.values()) as endpoint:
+        is_ours = endpoint.facts.backend == "prefixlab" and backend == "sglang"
+        if is_ours:  # which speaks SGLang's API, and is recorded as what it is
+            endpoint = dataclasses.replace(endpoint, backend="prefixlab")
+            print(f"{target.url} is a prefixlab server", file=sys.stderr)
+        elif is_found:
+            print(f"{target.url} is asked as --backend {backend}", file=sys.stderr)
         yield endpoint
 
 

@@ -99,12 +99,17 @@ def run(args: argparse.Namespace) -> int:
 def new_folder(config: ServeConfig, endpoint: Endpoint) -> RunDir | None:
     from prefixlab.bench.config.report import NO_FOLDER
     from prefixlab.bench.records.run_dir import RunDir
-    from prefixlab.bench.runs.files import default_folder
+    from prefixlab.bench.runs.files import command_line, default_folder, resolved
 
     chosen = config.report.run_dir
     if chosen == NO_FOLDER:
         return None
-    settings = {"verb": VERB, **config.stored()}
+    settings = {
+        "verb": VERB,
+        "command": command_line(sys.argv),
+        **config.stored(),
+        "resolved": resolved(endpoint),
+    }
     if chosen is None:
         return RunDir.create_beside(default_folder(config, endpoint), settings)
     return RunDir.create(Path(chosen), settings)

@@ -32,7 +32,9 @@ def configure(parser: Parser) -> None:
     parser.description = (
         f"{SUMMARY}, as --max-concurrency 1,10,100. Several lists are taken in every combination. Without a "
         "load the concurrencies are 1, 2, 5, 10, 50, 100 and 250, with three requests for each slot and at "
-        "least 10. The server's cache is emptied before every point, where it can be."
+        "least 10. The server's cache is emptied before every point, where it can be.\n\nOptions shown as "
+        "INT,… FLOAT,… STR,… or a,b,c take a list, with commas between. --target NAME=URL measures "
+        "several servers."
     )
     add_flags(parser, SweepConfig, "sweep")
     add_point_flags(parser, listed=True)
@@ -52,9 +54,11 @@ def configure(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from prefixlab.bench.records.run_dir import RunDir
-    from prefixlab.bench.runs.files import sweep_folder
+    from prefixlab.bench.report.console import counted
+    from prefixlab.bench.runs.files import command_line, sweep_folder
     from prefixlab.bench.runs.sweep import probe
     from prefixlab.cli.bench_point import open_point_endpoint, point_tokenizer, refuse_settings
+    from prefixlab.core.config import Values
 
     with contextlib.ExitStack() as resources:
         if "resume" in args:
@@ -65,6 +69,9 @@ def run(args: argparse.Namespace) -> int:
             probe(points, open_point_endpoint, point_tokenizer, folder.path)
         else:
             points = planned_points(args)
+            if not any(isinstance(value, Values) and len(value) > 1 for value in vars(args).values()):
+                several = counted(len(points), "point")
+                print(f"no option was given a list: {several}, {describe_axes(points)}", file=sys.stderr)
             if "dry_run" in args:
                 print(describe(points))
                 return 0
@@ -72,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
             report = points[0].config.report
             settings = {
                 "verb": VERB,
+                "command": command_line(sys.argv),
                 "points": [
                     {"name": point.name, "swept": dict(point.swept), "config": point.config.stored()}
                     for point in points
@@ -88,6 +96,17 @@ def run(args: argparse.Namespace) -> int:
     return judge(points, results)
 
 
+def describe_axes(points: list[SweepPoint]) -> str:
+    """What differs between the points."""
+    swept = [{name: value for name, value in point.swept.items() if name != "target"} for point in points]
+    names = list(swept[0])
+    if not names:
+        return "as the options say"
+    return "; ".join(
+        f"--{name} {','.join(dict.fromkeys(str(point[name]) for point in swept))}" for name in names
+    )
+
+
 def planned_points(args: argparse.Namespace) -> list[SweepPoint]:
     """All points, their settings checked: a wrong one is told before the first is measured."""
     import dataclasses
@@ -99,6 +118,8 @@ def planned_points(args: argparse.Namespace) -> list[SweepPoint]:
     from prefixlab.core.errors import ConfigError
 
     sweep = resolve(SweepConfig, vars(args), {})
+    if "," in str(getattr(args, "base_url", "")):
+        raise ConfigError("--base-url is one server: several are measured with --target NAME=URL NAME=URL")
     own = {field.name for field in dataclasses.fields(SweepConfig)} | {"dry_run"}
     options = argparse.Namespace(**{name: value for name, value in vars(args).items() if name not in own})
     targets: dict[str | None, dict[str, Any]] = {

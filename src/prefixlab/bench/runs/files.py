@@ -12,6 +12,7 @@ import dataclasses
 import math
 import platform
 import re
+import shlex
 import subprocess
 from collections.abc import Sequence
 from io import StringIO
@@ -36,9 +37,11 @@ from prefixlab.bench.report.points.side_by_side import notes_of_points, points_t
 from prefixlab.bench.report.points.styles import show_point
 from prefixlab.bench.targets.endpoint import Endpoint
 from prefixlab.core.clock import wall_time_label
+from prefixlab.core.config import MASK
 from prefixlab.core.errors import ConfigError, TargetError
 
 REPORT_WIDTH = 120
+SECRET_FLAGS = frozenset({"--api-key", "--admin-api-key", "--header"})
 
 
 def run_name(config: ServeConfig, endpoint: Endpoint) -> str:
@@ -79,6 +82,25 @@ def environment(endpoint: Endpoint, seed: int) -> dict[str, Any]:
         "vocabulary": endpoint.wording.vocabulary.describe(),
         "server": dataclasses.asdict(endpoint.facts),
     }
+
+
+def resolved(endpoint: Endpoint) -> dict[str, Any]:
+    """What settings left open, as found: for `config.json`. Going on with a run finds it out anew."""
+    return {"backend": endpoint.backend, "base_url": endpoint.url, "model": endpoint.model}
+
+
+def command_line(words: Sequence[str]) -> str:
+    """As it was typed, but for secrets: the values of options that hold any."""
+    shown = ["prefixlab"]
+    hidden = False
+    for word in words[1:]:
+        if word.startswith("--"):
+            flag, equals, _ = word.partition("=")
+            hidden = flag in SECRET_FLAGS
+            shown.append(f"{flag}={MASK}" if hidden and equals else word)
+        else:
+            shown.append(MASK if hidden else word)
+    return shlex.join(shown)
 
 
 def git_commit() -> str | None:

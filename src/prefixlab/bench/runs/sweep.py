@@ -129,7 +129,7 @@ def _measure(
     config = point.config
     notes: list[str] = []
     with ExitStack() as resources:
-        kept = None if folder is None else resources.enter_context(_point_folder(folder, point))
+        kept = None if folder is None else resources.enter_context(_point_folder(folder, point, endpoint))
         finished = kept is not None and kept.is_finished
         if kept is not None and not finished:
             notes = files.begin(kept, endpoint, config.dataset.seed)
@@ -159,12 +159,14 @@ def _remembering(path: Path) -> OpenEndpoint:
 
 
 @contextmanager
-def _point_folder(folder: Path, point: SweepPoint) -> Iterator[RunDir]:
+def _point_folder(folder: Path, point: SweepPoint, endpoint: Endpoint) -> Iterator[RunDir]:
     path = folder / point.name
     if (path / CONFIG).exists():
         run_dir = RunDir.open(path, even_finished=True)
     else:
-        run_dir = RunDir.create(path, {"verb": POINT_VERB, **point.config.stored()})
+        run_dir = RunDir.create(
+            path, {"verb": POINT_VERB, **point.config.stored(), "resolved": files.resolved(endpoint)}
+        )
     with run_dir:
         yield run_dir
 
