@@ -24,12 +24,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import sys
 
+    from prefixlab.bench.calibrate.ladder import Judgement
     from prefixlab.bench.calibrate.report import ceiling, describe, ladder_table
-    from prefixlab.bench.calibrate.store import save
+    from prefixlab.bench.calibrate.store import save, save_try
     from prefixlab.bench.config.calibrate import CalibrateConfig
     from prefixlab.bench.loadgen.socket_driver import SocketDriver
     from prefixlab.bench.runs.calibrate import run_calibrate
     from prefixlab.bench.targets.dialects import CompletionsDialect
+    from prefixlab.core.clock import wall_time_label
     from prefixlab.core.config import resolve
     from prefixlab.core.errors import GateError
 
@@ -41,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
     print(describe(found.asked, found.asked_judgement))
     print(f"\n{ladder_table(found.rungs)}\n\n{ceiling(found.calibration, found.rungs)}")
     if found.calibration is None:
+        if found.rungs[-1].judgement is Judgement.METRONOME:
+            save_try(found.asked.health.num_workers, wall_time_label())
         raise GateError("there is nothing to keep: the client was proven at no load that was tried")
     print(f"kept in {save(found.calibration)}", file=sys.stderr)
     return 0

@@ -13,6 +13,7 @@ from prefixlab.bench.calibrate.store import (
     check,
     load,
     save,
+    save_try,
 )
 from prefixlab.bench.loadgen.health import ClientHealth, NodeClock
 from prefixlab.bench.report.environment import machine_name
@@ -88,6 +89,16 @@ def test_a_runs_notes_go_by_what_is_kept_for_its_client(environ: dict[str, str])
     assert calibration_notes(health, None, environ) == [], "no request succeeded"
     (note,) = calibration_notes(health, 50_001.0, environ)
     assert note.startswith(PAST)
+
+
+def test_a_try_that_proved_nothing_is_remembered(environ: dict[str, str]) -> None:
+    health = ClientHealth(stamps="kernel", num_workers=2, peak_in_flight=65)
+    save_try(2, "20260101-000000", environ)
+    (note,) = calibration_notes(health, 10.0, environ)
+    assert "was tried at 20260101-000000, and the machine was too busy" in note
+    assert load(2, environ) is None
+    save(calibration(num_workers=2), environ)
+    assert calibration_notes(health, 10.0, environ) == []
 
 
 def test_where_no_client_of_this_machine_stands_between_calibration_is_no_matter(

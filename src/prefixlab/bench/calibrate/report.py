@@ -21,6 +21,11 @@ COLUMNS = (
     "",
 )
 
+METRONOME_IN_WORDS = (
+    "The metronome is the server the client is held against: it writes tokens on a schedule, and logs when. "
+    "Where it\nis late itself, the machine is too busy for more, and nothing is proven about the client."
+)
+
 
 def describe(comparison: Comparison, judgement: Judgement) -> str:
     """One run in full. Times in milliseconds."""
@@ -42,6 +47,8 @@ def describe(comparison: Comparison, judgement: Judgement) -> str:
         f"server            late by {_ms(comparison.late_p99_s)} at p99 of its own schedule",
         f"judgement         {judgement.value} ({_ms(ITL_ERROR_LIMIT_S)} of ITL at p99)",
     ]
+    if judgement is Judgement.METRONOME:
+        lines.append(METRONOME_IN_WORDS)
     return "\n".join(lines)
 
 

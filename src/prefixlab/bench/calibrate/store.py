@@ -62,7 +62,12 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check(
-    calibration: Calibration | None, *, tokens_per_s: float, streams: int, num_workers: int
+    calibration: Calibration | None,
+    *,
+    tokens_per_s: float,
+    streams: int,
+    num_workers: int,
+    tried: str | None = None,
 ) -> str | None:
     """A sentence of warning if a run went past what this client was calibrated to, or None.
 
@@ -73,12 +78,18 @@ def check(
         calibration: what `load` returned.
         tokens_per_s, streams: what the run reached: output tokens a second, and requests in flight.
         num_workers: client processes of the run.
+        tried: when calibrating was tried and proved nothing.
     """
     if calibration is None:
         if tokens_per_s <= MAX_UNCALIBRATED_TOKENS_PER_S and streams <= MAX_UNCALIBRATED_STREAMS:
             return None
         workers = f"{num_workers} client process{'es' if num_workers != 1 else ''}"
         how = f"prefixlab bench calibrate --num-workers {num_workers}"
+        if tried is not None:
+            return (
+                f"calibrating this client with {workers} was tried at {tried}, and the machine was too "
+                f"busy to prove anything: {how} on a quiet one"
+            )
         return f"this client was never calibrated here with {workers}: {how}"
     past = []
     if tokens_per_s > calibration.tokens_per_s:
@@ -103,6 +114,7 @@ def calibration_notes(
         tokens_per_s=tokens_per_s or 0.0,
         streams=health.peak_in_flight,
         num_workers=health.num_workers,
+        tried=tried(health.num_workers, environ),
     )
     return [warning] if warning else []
 
@@ -118,10 +130,38 @@ def save(calibration: Calibration, environ: Mapping[str, str] = os.environ) -> P
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = _read(path)
     kept[_key(calibration.machine, calibration.version, calibration.num_workers)] = calibration
-    beside = path.with_suffix(f".{os.getpid()}")  # so that nobody reads half a file
-    beside.write_bytes(msgspec.json.format(msgspec.json.encode(kept)) + b"\n")
-    beside.replace(path)
+    _write(path, msgspec.json.encode(kept))
     return path
+
+
+def save_try(num_workers: int, at: str, environ: Mapping[str, str] = os.environ) -> None:
+    """Remember that calibrating proved nothing, beside what was proven at another time."""
+    path = _tries_file(environ)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = _read_tries(path) | {_key(machine_name(), __version__, num_workers): at}
+    _write(path, msgspec.json.encode(kept))
+
+
+def tried(num_workers: int, environ: Mapping[str, str] = os.environ) -> str | None:
+    """When calibrating was last tried in vain on this machine, with this version and number of processes."""
+    return _read_tries(_tries_file(environ)).get(_key(machine_name(), __version__, num_workers))
+
+
+def _tries_file(environ: Mapping[str, str]) -> Path:
+    return cache_file(environ).with_name("calibration-tries.json")
+
+
+def _read_tries(path: Path) -> dict[str, str]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, str])
+    except (OSError, msgspec.DecodeError):
+        return {}
+
+
+def _write(path: Path, data: bytes) -> None:
+    beside = path.with_suffix(f".{os.getpid()}")  # so that nobody reads half a file
+    beside.write_bytes(msgspec.json.format(data) + b"\n")
+    beside.replace(path)
 
 
 def cache_file(environ: Mapping[str, str] = os.environ) -> Path:
