@@ -132,6 +132,7 @@ def test_a_dry_run_lists_the_points_and_their_cost(capsys: pytest.CaptureFixture
         (["--port", "9", "--max-concurrency", "1,0"], "--max-concurrency must be at least 1, not 0"),
         (["--port", "9", "--max-concurrency", "1,x"], "'x' is not a whole number"),
         (["--port", "9", "--target", "a=http://x"], "leave out --base-url, --host and --port"),
+        (["--max-concurrency", "1", "4"], "4 stands alone: the values of a list have commas between"),
         (["--base-url", "http://a,http://b"], "--target NAME=URL"),
         (["--target", "plots=http://x"], "that name is taken"),
         (["--port", "9", "--zip", "--max-concurrency", "1,2", "--osl", "1,2,3"], "--zip takes lists"),

@@ -38,6 +38,7 @@ def configure(parser: Parser) -> None:
     )
     add_flags(parser, SweepConfig, "sweep")
     add_point_flags(parser, listed=True)
+    parser.why_refused = why_refused
     parser.add_argument(
         "--resume",
         metavar="DIR",
@@ -50,6 +51,15 @@ def configure(parser: Parser) -> None:
         default=argparse.SUPPRESS,
         help="print the points and their cost, and stop",
     )
+
+
+def why_refused(word: str) -> str | None:
+    """Besides what is so of a point's options: a list written with blanks."""
+    from prefixlab.cli import peer_flags
+
+    if not word.startswith("-"):
+        return "stands alone: the values of a list have commas between them, as in --max-concurrency 1,4"
+    return peer_flags.why_refused(word)
 
 
 def run(args: argparse.Namespace) -> int:
