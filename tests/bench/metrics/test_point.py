@@ -4,6 +4,7 @@ import pytest
 
 from prefixlab.bench.loadgen.health import ClientHealth
 from prefixlab.bench.metrics.point import evaluate
+from prefixlab.bench.metrics.summary import as_result_keys
 from prefixlab.bench.records.table import RecordTable
 from tests.bench.helpers import ok_record
 from tests.bench.points import a_point, a_run, settings_of
@@ -61,3 +62,12 @@ def test_notes_of_the_caller_and_of_the_client_are_there_once() -> None:
     result = evaluate(settings_of(), [a_run()], ClientHealth(stamps="process"), notes=["mine", "mine"])
     assert result.notes[0] == "mine"
     assert len(result.notes) == 2
+
+
+def test_answers_without_a_token_are_counted_and_noted() -> None:
+    some = [ok_record("a"), ok_record("b", arrivals_s=[]), ok_record("c", arrivals_s=[])]
+    result = evaluate(settings_of(), [RecordTable.of(some)], ClientHealth())
+    assert (result.metrics.ok, result.metrics.num_empty) == (3, 2)
+    assert as_result_keys(result.metrics)["completed_empty"] == 2
+    assert any(note.startswith("2 of 3 successful requests brought no token") for note in result.notes)
+    assert not any("no token" in note for note in a_point().notes)

@@ -126,6 +126,11 @@ def evaluate(
     )
     judged = saturation(table) if settings.open_loop else None
     warned = [str(judged)] if judged is not None and judged.saturated else []
+    if metrics.num_empty:
+        warned.append(
+            f"{metrics.num_empty:,} of {metrics.ok:,} successful requests brought no token: they count in "
+            "request throughput and have no latency"
+        )
     found = _within(table, settings) | _over_repeats(folded)
     return PointResult(
         settings=settings,

@@ -32,6 +32,8 @@ class Metrics:
     failed: int
     cancelled: int
     unsent: int
+    num_empty: int
+    """Ok, and not one token came: counted as a request, without any latency."""
     failures: Mapping[str, int]
     """Failed requests by what they ran into, most frequent first."""
     num_retries: int
@@ -132,6 +134,7 @@ def fold(
         failed=outcomes[Outcome.FAILED],
         cancelled=outcomes[Outcome.CANCELLED],
         unsent=outcomes[Outcome.UNSENT],
+        num_empty=int(np.sum(ok & (table.num_arrivals == 0))),
         failures=_failures(table),
         num_retries=int(table.num_retries.sum()),
         duration_s=duration_s,
@@ -174,6 +177,7 @@ _SCALARS: dict[str, tuple[str, ...]] = {
     "failed": ("failed",),
     "cancelled": ("cancelled",),
     "unsent": ("unsent",),
+    "num_empty": ("completed_empty",),
     "duration_s": ("duration", "benchmark_duration"),
     "num_input_tokens": ("total_input_tokens", "total_input"),
     "num_output_tokens": ("total_output_tokens", "total_output"),
