@@ -276,3 +276,9 @@ def test_outputs_go_to_their_length_as_each_client_has_it(
 ) -> None:
     config = ServeConfig(request=RequestConfig(ignore_eos=asked))
     assert config.ignores_eos(backend) is ignores
+
+
+@pytest.mark.parametrize("rate", [1e-9, 1e-12, 5e-324])
+def test_a_rate_at_which_no_run_ever_ends_is_refused(rate: float) -> None:
+    with pytest.raises(ConfigError, match=r"would be sent after .* days|no request arrives"):
+        LoadConfig(request_rate=rate).offsets(10, 10, seed=0)

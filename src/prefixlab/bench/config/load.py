@@ -28,6 +28,9 @@ from prefixlab.bench.workloads.arrivals import (
 from prefixlab.core.config import setting
 from prefixlab.core.errors import ConfigError
 
+LONGEST_SCHEDULE_S = 366 * 86_400.0
+"""Beyond any run; in nanoseconds far within 64 bits."""
+
 
 @dataclass(frozen=True)
 class LoadConfig:
@@ -179,6 +182,11 @@ class LoadConfig:
         offsets = offsets[offsets < within_s]
         if not len(offsets):
             raise ConfigError(f"no request arrives: {self.describe()}")
+        if not offsets[-1] <= LONGEST_SCHEDULE_S:
+            days = f"{offsets[-1] / 86_400:.3g} days"
+            raise ConfigError(
+                f"the last request would be sent after {days}, at {self.arrivals()}: send more often"
+            )
         return offsets
 
     def arrivals(self) -> str:

@@ -56,7 +56,8 @@ class Steady:
         return math.inf
 
     def when(self, work: FloatArray) -> FloatArray:
-        return work / self.per_s
+        with np.errstate(over="ignore"):  # inf: never
+            return work / self.per_s
 
 
 @dataclass(frozen=True, slots=True)
