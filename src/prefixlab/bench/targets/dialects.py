@@ -133,7 +133,6 @@ class _ChatEvent(_Event):
 _NATIVE = msgspec.json.Decoder(_NativeEvent)
 _TEXT = msgspec.json.Decoder(_TextEvent)
 _CHAT = msgspec.json.Decoder(_ChatEvent)
-_NO_USAGE = _Usage()
 
 
 class NativeDialect:
