@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from prefixlab.bench.workloads.tokens import TokenStream
 from prefixlab.bench.workloads.wording import ChatWording
-from prefixlab.cli.bench_target import load_tokenizer
+from prefixlab.cli.bench_target import load_tokenizer, target_config
 from prefixlab.core.errors import EngineError
 from prefixlab.core.text.byte_tokenizer import ByteTokenizer
 from prefixlab.engine.shapes import SHAPES
@@ -59,3 +60,11 @@ def test_built_in_models_use_the_byte_tokenizer(name: str) -> None:
 def test_a_tokenizer_that_is_nowhere_is_named() -> None:
     with pytest.raises(EngineError, match="/nowhere"):
         load_tokenizer("/nowhere", None)
+
+
+def test_a_key_of_the_environment_is_for_servers_and_no_hindrance_in_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sesame")
+    assert target_config(argparse.Namespace(backend="in-process")).api_key is None
+    assert target_config(argparse.Namespace(base_url="http://h")).api_key == "sesame"

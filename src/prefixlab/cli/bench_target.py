@@ -31,8 +31,10 @@ DEFAULT_MODEL = "tiny"
 
 def target_config(args: argparse.Namespace) -> TargetConfig:
     """From flags. Of the environment only keys are read: PREFIXLAB_* variables are for the server."""
-    from prefixlab.bench.config.target import TargetConfig
+    from prefixlab.bench.config.target import IN_PROCESS, TargetConfig
 
+    if getattr(args, "backend", None) == IN_PROCESS:  # nobody there to show a key to
+        return resolve(TargetConfig, vars(args), {})
     keys = {
         name: os.environ[variable]
         for name, variable in (

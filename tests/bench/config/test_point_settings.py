@@ -282,3 +282,10 @@ def test_outputs_go_to_their_length_as_each_client_has_it(
 def test_a_rate_at_which_no_run_ever_ends_is_refused(rate: float) -> None:
     with pytest.raises(ConfigError, match=r"would be sent after .* days|no request arrives"):
         LoadConfig(request_rate=rate).offsets(10, 10, seed=0)
+
+
+def test_in_process_there_is_no_server_to_wait_for() -> None:
+    asked = RequestConfig(ready_check_timeout_sec=5.0)
+    with pytest.raises(ConfigError, match="--ready-check-timeout-sec is for a server behind HTTP"):
+        ServeConfig(target=TargetConfig(backend="in-process"), request=asked)
+    assert ServeConfig(target=TargetConfig(base_url="http://h"), request=asked).request == asked

@@ -20,7 +20,7 @@ import msgspec
 from prefixlab.bench.config.dataset import DatasetConfig, SamplingConfig
 from prefixlab.bench.config.load import LoadConfig
 from prefixlab.bench.config.report import ReportConfig
-from prefixlab.bench.config.target import TargetConfig
+from prefixlab.bench.config.target import IN_PROCESS, TargetConfig
 from prefixlab.core.config import MASK, as_public_dict, resolve, setting
 from prefixlab.core.errors import ConfigError
 
@@ -66,6 +66,10 @@ class ServeConfig:
     load: LoadConfig = field(default_factory=LoadConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     engine: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.target.is_in_process and self.request.ready_check_timeout_sec:
+            raise ConfigError(f"--ready-check-timeout-sec is for a server behind HTTP, not {IN_PROCESS}")
 
     @classmethod
     def resolve(
