@@ -98,6 +98,8 @@ def test_the_trial_warms_nothing_that_is_measured_in_any_repeat(
         (Failure.HTTP_STATUS, 429, "HTTP 429", False),
         (Failure.HTTP_STATUS, 503, "HTTP 503", False),
         (Failure.HTTP_STATUS, 500, "Token id 7 is out of vocabulary", True),
+        (Failure.HTTP_STATUS, 500, "('body', 'prompt'): Input should be a valid string", True),
+        (Failure.HTTP_STATUS, 500, "out of memory", False),
         (Failure.SERVER_ERROR, None, "token 7 is not in the vocabulary", True),
         (Failure.SERVER_ERROR, None, "out of pages", False),
         (Failure.RESET, None, "the connection was reset", False),

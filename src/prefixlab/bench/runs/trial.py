@@ -14,7 +14,7 @@ from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.records.record import Outcome, Record
 from prefixlab.bench.runs.point import Asker, outline
 from prefixlab.bench.targets.endpoint import Endpoint
-from prefixlab.bench.targets.hints import names_foreign_token, with_hint
+from prefixlab.bench.targets.hints import blames_token_ids, with_hint
 from prefixlab.core.errors import TargetError
 
 PASSING = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
@@ -51,4 +51,4 @@ def refuses(record: Record) -> bool:
     status = record.http_status
     if status is not None and 400 <= status < 500:
         return status not in PASSING
-    return record.outcome is Outcome.FAILED and names_foreign_token(record.error or "")
+    return record.outcome is Outcome.FAILED and blames_token_ids(record.error or "")

@@ -16,9 +16,9 @@ _FOREIGN_TOKEN = re.compile(r"token.*vocabulary", re.IGNORECASE | re.DOTALL)
 _TEXT_ONLY = re.compile(r"prompt\b.{0,80}\bstring\b|\bstring.{0,80}\bprompt\b", re.IGNORECASE | re.DOTALL)
 
 
-def names_foreign_token(error: str) -> bool:
-    """Whether a server says of a prompt that it does not know a token of it."""
-    return _FOREIGN_TOKEN.search(error) is not None
+def blames_token_ids(error: str) -> bool:
+    """Whether a server says of a prompt that it does not know a token of it, or takes text alone."""
+    return bool(_FOREIGN_TOKEN.search(error) or _TEXT_ONLY.search(error))
 
 
 def with_hint(error: str, url: str = "") -> str:
@@ -36,7 +36,7 @@ def _advice(error: str, url: str) -> str | None:
         if urlsplit(url).path.rstrip("/").endswith("/v1"):
             return "leave out /v1 of --base-url, or choose another --backend"
         return "is --base-url right? else choose another --backend"
-    if names_foreign_token(error):
+    if _FOREIGN_TOKEN.search(error):
         return "give --vocab-size or --tokenizer, for prompts of token ids the model knows"
     if _TEXT_ONLY.search(error):
         return "give --prompt-form text, if it takes no token ids"
