@@ -89,7 +89,7 @@ def test_a_share_carried_elsewhere_gives_its_workers_the_same_rows(
             file.write(data)
     assert jobs.read_job(there) == jobs.read_job(here)
     for worker in workers:
-        got, expected = (PlanRows(folder, worker, num_workers) for folder in (there, here))
+        got, expected = (PlanRows(folder, worker, jobs.read_job(folder)) for folder in (there, here))
         assert got.due_ns.tolist() == expected.due_ns.tolist()
         for row in range(len(expected)):
             assert bytes(got.payload(row)) == bytes(expected.payload(row))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import stat
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from prefixlab.bench.loadgen import job as jobs
 from prefixlab.bench.loadgen.driver import Drive, Progress
 from prefixlab.bench.loadgen.fleet import ThisMachine, default_num_workers
 from prefixlab.bench.loadgen.job import Job
@@ -65,9 +68,9 @@ def test_a_fleet_shares_a_plan_and_leaves_records_and_no_process_behind(
     done = drive(fake_server, 21, closed(3, num_workers=2), folder=tmp_path)
     check_complete(done.records, 21)
     assert {record.outcome for record in done.records} == {Outcome.OK}
-    assert Counter(record.client for record in done.records) == {0: 11, 1: 10}
+    assert Counter(record.client for record in done.records) == {0: 14, 1: 7}, "as its slots are"
     assert {record.request_id for record in done.records if record.client} == {
-        f"r{i}" for i in range(1, 21, 2)
+        f"r{i}" for i in range(1, 21, 3)
     }
     assert done.health.num_workers == 2
     assert done.health.num_reads >= 21
@@ -158,7 +161,71 @@ def test_a_worker_that_dies_takes_only_its_own_requests_with_it(fake_server: Fak
     assert {record.failure for record in lost} == {Failure.CLIENT}
     assert {record.client for record in lost} == {1}
     assert "client process 1 was killed by SIGKILL" in (lost[0].error or "")
+    assert done.deaths == ("client process 1 was killed by SIGKILL",)
     assert not done.interrupted
+
+
+def test_a_worker_that_somebody_else_tells_to_end_has_not_finished(fake_server: FakeServer) -> None:
+    fake_server.behaviour.first_event_s = 0.1
+    mine = set(children())
+    told: list[int] = []
+
+    def tell(progress: Progress) -> None:
+        if progress.finished >= 4 and not told:
+            told.append(pid_of("sockets.worker", 1, set(children()) - mine))
+            os.kill(told[0], signal.SIGTERM)
+            fake_server.behaviour.first_event_s = 0.0
+
+    done = drive(fake_server, 200, closed(4, num_workers=2), on_progress=tell)
+    check_complete(done.records, 200)
+    assert {r.outcome for r in done.records if r.client == 0} == {Outcome.OK}
+    assert done.deaths == ("client process 1 was told to end (SIGTERM), not by its driver",)
+    assert not done.interrupted
+
+
+def test_a_loop_that_fails_is_a_death_with_the_last_words_of_its_process(
+    fake_server: FakeServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fake_server.behaviour.first_event_s = 0.1
+    mine = set(children())
+    full: list[int] = []
+
+    def fill_the_disk(progress: Progress) -> None:
+        if progress.finished >= 4 and not full:
+            full.append(pid_of("sockets.worker", 0, set(children()) - mine))
+            size = jobs.capture_path(tmp_path, 0).stat().st_size
+            resource.prlimit(full[0], resource.RLIMIT_FSIZE, (size, size))
+
+    done = drive(fake_server, 40, closed(2, num_workers=1), on_progress=fill_the_disk, folder=tmp_path)
+    check_complete(done.records, 40)
+    lost = [record for record in done.records if record.outcome is not Outcome.OK]
+    assert 0 < len(lost) <= 36
+    assert {record.failure for record in lost} == {Failure.CLIENT}
+    (death,) = done.deaths
+    assert "client process 0 ended with exit code 1: " in death and "File too large" in death
+    assert "Traceback" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("cap", "expected"), [(3, 1), (2047, 1), (2048, 2), (None, 7)])
+def test_no_more_processes_share_a_cap_on_an_open_loop_than_must(
+    monkeypatch: pytest.MonkeyPatch, cap: int | None, expected: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    job = Job(host="h", port=1, dialect="chat", path="/")
+    load = Load(open_loop=True, max_concurrency=cap)
+    assert pace(job, load, num_planned=10_000, machines=ThisMachine()).num_workers == expected
+
+
+def test_a_start_that_is_given_up_leaves_no_plan_with_its_key(tmp_path: Path) -> None:
+    def interrupted() -> Iterator[Planned]:
+        yield from a_plan(1)
+        assert (tmp_path / jobs.PLAN_BYTES).exists()
+        raise KeyboardInterrupt
+
+    driver = SocketDriver("http://127.0.0.1:9", CompletionsDialect(), api_key="sesame")
+    with pytest.raises(KeyboardInterrupt):
+        driver.run(interrupted(), closed(1), folder=tmp_path)
+    assert not list(tmp_path.glob("plan.*"))
 
 
 def test_a_decoder_that_dies_costs_no_record(fake_server: FakeServer, tmp_path: Path) -> None:

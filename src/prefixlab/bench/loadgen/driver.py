@@ -55,12 +55,15 @@ class Drive:
             run's start (start = 0).
         duration_s: from the run's start to the end of the last stream.
         interrupted: ended by Ctrl-C or SIGTERM; what was in flight is cancelled, the rest unsent.
+        deaths: how client processes ended that did not come to their end; what they still had to do failed
+            as the client's, or is cancelled and unsent. Such a run is not finished.
     """
 
     table: RecordTable
     duration_s: float
     health: ClientHealth = field(default_factory=ClientHealth)
     interrupted: bool = False
+    deaths: tuple[str, ...] = ()
 
     @property
     def records(self) -> list[Record]:

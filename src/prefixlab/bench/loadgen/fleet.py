@@ -112,7 +112,7 @@ class Child:
     @property
     def health(self) -> ClientHealth | None:
         """What it said of itself at its end; None if it did not get there."""
-        if self.process.returncode != 0 or len(self.said) < 2:
+        if self.process.returncode not in (0, jobs.TOLD_TO_END) or len(self.said) < 2:
             return None
         return ClientHealth.from_json(self.said[-1])
 
@@ -160,7 +160,7 @@ class FleetEnd:
     """What the processes of a job said of themselves.
 
     Attributes:
-        deaths: worker → how it ended, of those that did not come to their end.
+        deaths: worker → how it ended, of those that did not come to their end, or were told to by others.
     """
 
     health: ClientHealth = field(default_factory=lambda: ClientHealth(num_workers=0))
@@ -247,6 +247,7 @@ class LocalFleet:
         self._selector = selectors.DefaultSelector()
         self.workers: list[Child] = []
         self.decoders: list[Child] = []
+        self._stopped = False
         self._open_streams: dict[Child, int] = {}
         try:
             for worker in workers:
@@ -283,17 +284,17 @@ class LocalFleet:
         return start_ns
 
     def watch(self, interrupts: Interrupts, on_tick: Callable[[], None]) -> None:
-        stopped = False
         next_tick_s = self._clock.now() + TICK_S
         while any(child.is_running for child in self._open_streams):
             self._listen()
-            if interrupts.count and not stopped:
-                stopped = True
+            if interrupts.count and not self._stopped:
+                self._stopped = True
                 for worker in self.workers:
                     worker.stop()
             if self._clock.now() >= next_tick_s:
                 next_tick_s = self._clock.now() + TICK_S
                 on_tick()
+        self._stopped |= interrupts.count > 0  # all may have been told at once
 
     def end(self) -> FleetEnd:
         end = FleetEnd()
@@ -302,6 +303,8 @@ class LocalFleet:
                 end.deaths[worker.worker] = worker.describe_end()
             else:
                 end.health.merge(worker.health)
+                if worker.process.returncode == jobs.TOLD_TO_END and not self._stopped:
+                    end.deaths[worker.worker] = f"{worker.name} was told to end (SIGTERM), not by its driver"
             if decoder.health is None:
                 _, recovered = recover_worker(self._folder, decoder.worker, jobs.read_job(self._folder))
                 end.health.merge(recovered)
@@ -329,7 +332,7 @@ class LocalFleet:
                 self._on_end(child)
 
     def _on_end(self, child: Child) -> None:
-        if child.process.returncode not in (0, REFUSED):
+        if child.process.returncode not in (0, REFUSED, jobs.TOLD_TO_END):
             sys.stderr.write(child.complaints.decode("utf-8", "replace"))
         if not child.is_decoder and child.health is None:
             self.decoders[self.workers.index(child)].stop()

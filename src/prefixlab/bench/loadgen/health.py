@@ -57,6 +57,8 @@ class ClientHealth:
         num_merged_reads: reads that brought several transfer chunks at once, so one stamp covers them all.
         num_connects, num_reused: connections opened, and requests that found one open.
         num_retries: attempts beyond the first.
+        num_resends: requests sent again at once, because the server had closed the idle connection they took;
+            such an attempt had no part of an answer, and is no retry.
         num_clock_steps: jumps of the wall clock against the monotonic one; around each, process stamps serve.
         clock_drift_ppm: drift of the wall clock against the monotonic one, largest seen; None if unknown.
         peak_in_flight, peak_queued: most requests sent and unanswered, and due and unsent, at once.
@@ -73,6 +75,7 @@ class ClientHealth:
     num_connects: int = 0
     num_reused: int = 0
     num_retries: int = 0
+    num_resends: int = 0
     num_clock_steps: int = 0
     clock_drift_ppm: float | None = None
     peak_in_flight: int = 0

@@ -11,9 +11,10 @@ Owns the files through which driver, worker and decoder talk, all in one folder:
     progress-{w}.bin    worker w's counters, shared memory (progress.py)
     records-{w}.jsonl   worker w's records, written by its decoder
 
-Worker w of W sends the rows i with i % W == w. Protocol of a worker process (`worker.py`, one argument each:
-folder, w): it prints `ready`, waits for `go <start_ns>` (monotonic) on stdin, runs, prints its health as one
-JSON line, and exits 0. SIGTERM makes it cancel what is in flight, mark the rest unsent, and end the same way.
+Rows are dealt to workers as slots are (`rows_of`). Protocol of a worker process (`worker.py`, one argument
+each: folder, w): it prints `ready`, waits for `go <start_ns>` (monotonic) on stdin, runs, prints its health
+as one JSON line, and exits 0. SIGTERM makes it cancel what is in flight, mark the rest unsent, and end the
+same way, with exit code 4. One that fails in mid-run leaves a capture without an end, and another exit code.
 
 Job, start and records stay when the run is over (`tidy`).
 
@@ -74,7 +75,19 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     kernel_stamps: bool = True
 
 
+def rows_of(job: Job, worker: int, num_rows: int) -> npt.NDArray[np.int64]:
+    """The rows that `worker` sends, ascending: as often in a turn of all workers as it has slots."""
+    if job.max_concurrency is None:
+        return np.arange(worker, num_rows, job.num_workers)
+    slots = np.array(job.max_concurrency)
+    number = np.concatenate([np.arange(count) for count in slots.tolist()])
+    owners = np.repeat(np.arange(len(slots)), slots)[np.argsort(number, kind="stable")]
+    return np.flatnonzero(np.resize(owners, num_rows) == worker)
+
+
 PLAN_BYTES, PLAN_ROWS, TEMPLATES = "plan.bin", "plan.npy", "templates.bin"
+TOLD_TO_END = 4
+"""Exit code of a worker that ended in order, but before its time."""
 _JOB, _START = "job.json", "start.json"
 _PIECE_BYTES = 32 << 20
 _LENGTH = struct.Struct("<I")
@@ -98,6 +111,12 @@ def tidy(folder: Path) -> None:
     for pattern in ("capture-*.bin", "progress-*.bin", "plan.*", TEMPLATES, "*.tmp"):
         for path in folder.glob(pattern):
             path.unlink()
+
+
+def forget_plan(folder: Path) -> None:
+    """Remove what is sent, which recovery does not need; nothing if it has gone."""
+    for path in folder.glob("plan.*"):
+        path.unlink(missing_ok=True)
 
 
 def write_plan(folder: Path, plan: Iterable[Planned], on_wire: Callable[[TargetRequest], bytes]) -> int:
@@ -241,7 +260,10 @@ def share(folder: Path, workers: Collection[int]) -> Iterator[tuple[str, bytes]]
     """
     yield _JOB, (folder / _JOB).read_bytes()
     rows = np.array(read_plan(folder))
-    mine = np.isin(np.arange(len(rows)) % read_job(folder).num_workers, list(workers))
+    job = read_job(folder)
+    mine = np.zeros(len(rows), np.bool_)
+    for worker in workers:
+        mine[rows_of(job, worker, len(rows))] = True
     starts, lengths = rows["start"][mine], rows["length"][mine].astype(np.uint64)
     rows["start"][~mine] = rows["length"][~mine] = 0
     rows["start"][mine] = np.cumsum(lengths) - lengths

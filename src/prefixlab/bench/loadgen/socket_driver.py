@@ -23,7 +23,7 @@ from prefixlab.bench.loadgen import job as jobs
 from prefixlab.bench.loadgen import progress
 from prefixlab.bench.loadgen.decoding.process import Decoder
 from prefixlab.bench.loadgen.driver import Drive, OnProgress, Progress
-from prefixlab.bench.loadgen.fleet import TICK_S, Interrupts, Machines, ThisMachine
+from prefixlab.bench.loadgen.fleet import STREAMS_PER_WORKER, TICK_S, Interrupts, Machines, ThisMachine
 from prefixlab.bench.loadgen.health import ClientHealth
 from prefixlab.bench.loadgen.job import Job
 from prefixlab.bench.loadgen.outgoing import Address, RequestWriter
@@ -112,6 +112,7 @@ class SocketDriver:
         with contextlib.ExitStack() as resources:
             if folder is None:
                 folder = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="prefixlab-")))
+            resources.callback(jobs.forget_plan, folder)
             num_planned = jobs.write_plan(folder, plan, self._write)
             job = pace(self._job, load, num_planned, self._machines)
             jobs.write_job(folder, job)
@@ -126,13 +127,17 @@ class SocketDriver:
             run.report()
             jobs.tidy(folder)
         ended_s = table.last_s[np.isfinite(table.last_s)]
-        return Drive(table, float(ended_s.max(initial=0.0)), health, run.interrupted)
+        return Drive(table, float(ended_s.max(initial=0.0)), health, run.interrupted, run.deaths)
 
 
 def pace(job: Job, load: Load, num_planned: int, machines: Machines) -> Job:
     """`job` as `load` says, with the slots shared out over as many workers as have one."""
     cap = None if load.max_concurrency is None else min(load.max_concurrency, max(1, num_planned))
-    num_workers = load.num_workers or machines.default_num_workers(cap or num_planned)
+    num_streams = cap or num_planned
+    if load.open_loop and cap is not None:
+        # A request that is due waits for a slot of its own process: as few as can serve so many.
+        num_streams = max(1, cap // STREAMS_PER_WORKER) * STREAMS_PER_WORKER
+    num_workers = load.num_workers or machines.default_num_workers(num_streams)
     num_workers = max(1, min(num_workers, cap or num_planned, num_planned))
     return msgspec.structs.replace(
         job,
@@ -212,6 +217,11 @@ class _Run:
         assert len(table) == self._num_planned, f"{self._num_planned} planned, {len(table)} recorded"
         return table
 
+    @property
+    def deaths(self) -> tuple[str, ...]:
+        """See `Drive`."""
+        return tuple(self._deaths[worker] for worker in sorted(self._deaths))
+
     def report(self) -> None:
         """Tell how far it is."""
         if self._on_progress is not None and self._start_ns is not None:
@@ -226,10 +236,13 @@ class _Run:
         """A record for each request that died with the process that was to send it."""
         templates = jobs.read_templates(self._folder)
         for worker in range(self._job.num_workers):
-            death = self._deaths.get(worker, f"client process {worker} left no answer in its capture")
             with jobs.records_path(self._folder, worker).open("ab") as file:
-                for template in templates[worker :: self._job.num_workers]:
+                for row in jobs.rows_of(self._job, worker, self._num_planned).tolist():
+                    template = templates[row]
                     if template.request_id not in seen:
+                        death = self._deaths.setdefault(
+                            worker, f"client process {worker} left no answer in its capture"
+                        )
                         record = replace(
                             template,
                             outcome=Outcome.FAILED,

@@ -19,6 +19,8 @@ import re
 from prefixlab.core.errors import TargetError
 
 _MAX_HEAD_BYTES = 256 * 1024
+_MAX_INTERIM = 100
+"""Answers of status 1xx: a server that sends more sends nothing else."""
 """Of status line and headers together, of one size line, and of trailers together."""
 _MAX_SIZE_DIGITS = 16
 _HEX = b"0123456789abcdefABCDEF"
@@ -61,6 +63,7 @@ class ResponseParser:
         "_last_name",
         "_left",
         "_line",
+        "_num_interim",
         "_state",
         "chunked",
         "head_complete",
@@ -83,6 +86,7 @@ class ResponseParser:
         self._last_name = ""
         self._left = 0
         self._close = False
+        self._num_interim = 0
 
     @property
     def complete(self) -> bool:
@@ -217,6 +221,9 @@ class ResponseParser:
         if self.status == 101:
             raise WireError("101: the server changes to a protocol nobody asked for")
         if self.status < 200:
+            self._num_interim += 1
+            if self._num_interim > _MAX_INTERIM:
+                raise WireError(f"more than {_MAX_INTERIM} interim answers ({self.status}) before any other")
             self.status = None
             self.headers = {}
             self._state = _State.STATUS

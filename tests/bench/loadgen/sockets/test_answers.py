@@ -6,11 +6,13 @@ import gc
 import os
 import socket
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from prefixlab.bench.loadgen.capture import NEVER, Ending
+from prefixlab.bench.loadgen.sockets import exchange
 from prefixlab.bench.loadgen.sockets.exchange import Exchange
 from prefixlab.bench.loadgen.sockets.stamps import KernelStamps
 from tests.bench.loadgen.sockets.rig import MS, Peer, drive, each_request, lay_down, post, serving
@@ -165,6 +167,38 @@ def test_an_interim_answer_is_not_the_answer(tmp_path: Path) -> None:
         assert drive(lay_down(tmp_path, server.port)).endings == [Ending.COMPLETE]
 
 
+def test_a_server_that_never_comes_to_its_answer_is_given_up(tmp_path: Path) -> None:
+    def handle(peer: Peer, body: bytes) -> None:
+        while True:
+            peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    with serving(each_request(handle)) as server:
+        answer = drive(lay_down(tmp_path, server.port)).one
+    assert answer.ending is Ending.GARBAGE
+    assert "more than 100 interim answers" in answer.detail
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_an_answer_without_end_is_given_up_before_it_fills_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunked: bool
+) -> None:
+    monkeypatch.setattr(exchange, "MAX_ANSWER_BYTES", 100_000)
+
+    def handle(peer: Peer, body: bytes) -> None:
+        if chunked:
+            peer.begin_chunks()
+        else:
+            peer.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            peer.chunk(b"on and on")
+            time.sleep(0.00001)
+
+    with serving(each_request(handle)) as server:
+        answer = drive(lay_down(tmp_path, server.port)).one
+    assert answer.ending is Ending.GARBAGE
+    assert "no end of the answer after" in answer.detail
+
+
 def test_a_server_that_closes_idle_connections_costs_nothing(tmp_path: Path) -> None:
     def once(peer: Peer) -> None:
         peer.read_request()
@@ -189,6 +223,7 @@ def test_a_connection_found_closed_as_it_is_used_again_is_replaced_once_and_in_s
         seen = drive(lay_down(tmp_path, server.port, [b"x"] * 3))
     assert seen.endings == [Ending.COMPLETE] * 3
     assert [answer.num_retries for answer in seen.answers] == [0, 0, 0]
+    assert (seen.health.num_retries, seen.health.num_resends) == (0, 2)
     assert [answer.connected_ns != NEVER for answer in seen.answers] == [True, True, True]
     assert server.num_connections == 3
 

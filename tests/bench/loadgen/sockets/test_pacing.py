@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefixlab.bench.loadgen.capture import NEVER, Answer, Ending
-from prefixlab.bench.loadgen.job import progress_path
+from prefixlab.bench.loadgen.job import Job, progress_path, read_job, rows_of
 from prefixlab.bench.loadgen.progress import Counter, open_counters
 from prefixlab.bench.loadgen.sockets.deadlines import GRAIN_NS, Deadlines
 from prefixlab.bench.loadgen.sockets.pacing import NOT_YET_NS, ClosedLoop, OpenLoop
@@ -22,7 +22,8 @@ DONE = Answer(0, Ending.COMPLETE, 0)
 
 def rows(folder: Path, due_ns: list[int], worker: int = 0, num_workers: int = 1) -> PlanRows:
     bodies = [b"%d" % index for index in range(len(due_ns))]
-    return PlanRows(lay_down(folder, 1, bodies, due_ns=due_ns, num_workers=num_workers), worker, num_workers)
+    job = read_job(lay_down(folder, 1, bodies, due_ns=due_ns, num_workers=num_workers))
+    return PlanRows(folder, worker, job)
 
 
 # The sources by themselves -------------------------------------------------------------------------------
@@ -52,7 +53,7 @@ def test_open_loop_queues_under_a_cap_and_is_ready_when_a_slot_is_free(tmp_path:
     source.done(DONE, 1400)
     turn = source.take()
     assert (turn.intended_ns, turn.ready_ns, source.num_queued(9999)) == (1500, 1500, 0)
-    assert list(source.remaining()) == []
+    assert list(source.remaining(9999)) == []
 
 
 def test_closed_loop_takes_the_plan_in_order_as_slots_come_free(tmp_path: Path) -> None:
@@ -61,7 +62,7 @@ def test_closed_loop_takes_the_plan_in_order_as_slots_come_free(tmp_path: Path) 
     source.done(DONE, 1700)
     turn = source.take()
     assert (turn.index, turn.intended_ns, turn.ready_ns) == (2, 1700, 1700)
-    assert list(source.remaining()) == [(3, 1000)]
+    assert list(source.remaining(5000)) == [(3, 5000)], "it was never due"
     assert source.num_queued(5000) == 0
 
 
@@ -70,6 +71,22 @@ def test_workers_share_a_plan_row_by_row(tmp_path: Path) -> None:
         plan = rows(tmp_path, [0] * 5, worker, 2)
         assert [plan.index(row) for row in range(len(plan))] == expected
         assert [bytes(plan.payload(row)) for row in range(len(plan))] == [post(b"%d" % i) for i in expected]
+
+
+@given(
+    st.lists(st.integers(1, 5), min_size=1, max_size=4).map(lambda shares: tuple(sorted(shares)[::-1])),
+    st.integers(0, 40),
+)
+def test_rows_are_dealt_as_slots_are_so_that_workers_end_together(
+    shares: tuple[int, ...], num_rows: int
+) -> None:
+    job = Job(host="h", port=1, dialect="chat", path="/", num_workers=len(shares), max_concurrency=shares)
+    dealt = [rows_of(job, worker, num_rows).tolist() for worker in range(len(shares))]
+    assert sorted(row for mine in dealt for row in mine) == list(range(num_rows))
+    rounds = num_rows / sum(shares)
+    for mine, num_slots in zip(dealt, shares, strict=True):
+        assert mine == sorted(mine)
+        assert int(rounds) * num_slots <= len(mine) <= -(-num_rows // sum(shares)) * num_slots
 
 
 # The loop ------------------------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from prefixlab.bench.loadgen.capture import Ending
+from prefixlab.bench.loadgen.capture import ClockSample, Ending, check_magic, read_frames
 from prefixlab.bench.loadgen.health import ClientHealth
-from prefixlab.bench.loadgen.job import progress_path
+from prefixlab.bench.loadgen.job import TOLD_TO_END, capture_path, progress_path
 from prefixlab.bench.loadgen.progress import Counter, open_counters
 from prefixlab.bench.loadgen.sockets.stamps import monotonic_ns
 from prefixlab.bench.loadgen.sockets.worker import run_loop
@@ -99,7 +99,7 @@ def test_told_to_end_it_cancels_what_is_in_flight_and_leaves_the_rest_unsent(
         worker.process.send_signal(signal.SIGINT)  # is the parent's to handle
         worker.process.terminate()
         out, err = worker.end()
-    assert (worker.process.returncode, err) == (0, "")
+    assert (worker.process.returncode, err) == (TOLD_TO_END, "")
     seen = read_capture(folder, ClientHealth.from_json(out))
     assert seen.endings == [Ending.COMPLETE, Ending.CANCELLED, Ending.CANCELLED, Ending.UNSENT]
 
@@ -111,7 +111,7 @@ def test_told_to_end_before_it_began_it_sends_nothing(tmp_path: Path, started: l
     worker.process.terminate()
     worker.process.wait(timeout=20)  # before its stdin is closed, which says that the parent has gone away
     out, _ = worker.end()
-    assert worker.process.returncode == 0
+    assert worker.process.returncode == TOLD_TO_END
     assert read_capture(tmp_path, ClientHealth.from_json(out)).endings == [Ending.UNSENT] * 3
 
 
@@ -169,7 +169,7 @@ def test_what_is_no_job_is_refused(tmp_path: Path) -> None:
         run_loop(tmp_path)
 
 
-def test_inline_an_interruption_leaves_a_whole_capture(tmp_path: Path) -> None:
+def test_inline_an_interruption_leaves_a_capture_without_an_end(tmp_path: Path) -> None:
     def interrupt(peer: Peer, body: bytes) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         peer.wait_for_close()
@@ -178,4 +178,6 @@ def test_inline_an_interruption_leaves_a_whole_capture(tmp_path: Path) -> None:
         folder = lay_down(tmp_path, server.port, [b"x"] * 3)
         with pytest.raises(KeyboardInterrupt):
             run_loop(folder)
-    assert read_capture(folder, ClientHealth()).endings == [Ending.CANCELLED, Ending.UNSENT, Ending.UNSENT]
+    with capture_path(folder, 0).open("rb") as file:
+        assert check_magic(file)
+        assert {type(frame) for frame in read_frames(file)} == {ClockSample}, "what was lost is not told"

@@ -27,6 +27,9 @@ LOOK_NS = 250_000_000
 """How often a stream is parsed up to where it is, so that little is left to do when it ends, and an end that
 could not be seen in its last bytes is noticed."""
 
+MAX_ANSWER_BYTES = 256 << 20
+"""An answer that does not end would fill memory. A million tokens take less."""
+
 _END_OF_CHUNKED = b"\r\n\r\n"
 _NOT_AN_END = b"\r\n\r\n\r\n"
 """A message cannot end so, but chunks of events separated by CRLF do."""
@@ -91,6 +94,7 @@ class Exchange:
         "_lag_counts",
         "_left",
         "_limits",
+        "_num_bytes",
         "_num_parsed",
         "_num_sent",
         "_on_end",
@@ -164,6 +168,7 @@ class Exchange:
         self._stamps = array("q")
         self._num_sent = 0
         self._num_parsed = 0
+        self._num_bytes = 0
         self._body_begun_at: int | None = None
         self._left = 0
         self._send_error: OSError | None = None
@@ -297,8 +302,10 @@ class Exchange:
         """Parse what has not been parsed yet; whether the answer goes on after it."""
         unseen = self._pieces[self._num_parsed :]
         self._num_parsed = len(self._pieces)
+        data = b"".join(unseen)
+        self._num_bytes += len(data)
         try:
-            body = self.parser.feed(b"".join(unseen))
+            body = self.parser.feed(data)
         except WireError as error:
             self._on_end(self, Ending.GARBAGE, str(error))
             return False
@@ -308,6 +315,10 @@ class Exchange:
             self._tally.num_pieces += 1
         if self.parser.complete:
             self._complete(surplus=False)
+            return False
+        if self._num_bytes > MAX_ANSWER_BYTES:
+            words = f"no end of the answer after {self._num_bytes:,} bytes"
+            self._on_end(self, Ending.GARBAGE, words)
             return False
         return True
 

@@ -3,7 +3,8 @@
 Owns requests in flight, idle connections, retries, and what goes into the capture. Which request goes when is
 the source's to say (`pacing.py`); how one request runs is `exchange.py`.
 
-Invariant: when `run` has returned or raised, the capture holds one Answer for every row, and End.
+Invariant: when `run` has returned, the capture holds one Answer for every row, and End. When it has raised,
+it holds what had ended, and nothing that looks like an end: the rest is for others to account for.
 """
 
 from __future__ import annotations
@@ -88,8 +89,9 @@ class Loop:
                 if now_ns >= self._wake_ns and not self._see_to_what_is_due(now_ns):
                     break
                 self._poller.dispatch(self._wake_ns)
+            self._account_for_the_rest()
         finally:
-            self._wind_up()
+            self._close()
 
     def cancel(self) -> None:
         """Give up what is in flight and send nothing more; takes effect within a tick."""
@@ -125,6 +127,7 @@ class Loop:
                 break
             if self._waiting and self._waiting[0][0] <= now_ns:
                 exchange = heapq.heappop(self._waiting)[-1]
+                exchange.resent = False  # an attempt of its own
                 self._begin(exchange, exchange.answer.num_retries + 1)
             else:
                 exchange = Exchange(self._source.take(), self._limits, self._tally, self._on_end, now_ns)
@@ -157,6 +160,7 @@ class Loop:
         if nothing_came and exchange.reused and not exchange.resent:
             # The server closed an idle connection as we used it: not a failure of the request.
             exchange.resent = True
+            self.health.num_resends += 1
             self._begin(exchange, answer.num_retries, fresh=True)
             return
         wait_ns = retry_wait_ns(self._job, answer, ending, exchange.parser, now_ns + self._clock.offset_ns)
@@ -250,27 +254,37 @@ class Loop:
         for counter, value in values.items():
             self._counters[counter] = value
 
-    def _wind_up(self) -> None:
-        """Account for what has not ended, and close everything."""
+    def _account_for_the_rest(self) -> None:
+        """What has not ended is cancelled or unsent: this is the end."""
         self._cancelled = True
         now_ns = monotonic_ns()
-        for exchange in list(self._in_flight):
-            if exchange.is_under_way:
-                self._let_go(exchange, keep=False)
-            exchange.turn.payload.release()
+        in_flight, self._in_flight = self._in_flight, set()
+        for exchange in in_flight:
+            self._drop(exchange)
             answer = exchange.answer
             if exchange.was_sent:
                 answer.ending, answer.ended_ns = Ending.CANCELLED, now_ns
             else:
                 answer = Answer(answer.index, Ending.UNSENT, answer.intended_ns)
             self._write(answer)
-        self._in_flight.clear()
-        for connection in self._idle:
-            connection.close()
-        self._idle.clear()
         self._publish(now_ns)
-        for index, intended_ns in self._source.remaining():
+        for index, intended_ns in self._source.remaining(now_ns):
             self._write(Answer(index, Ending.UNSENT, intended_ns))
         self._sample_clocks()
         capture.append(self._capture_fd, capture.End())
         self.health.send_lag_s.extend(self._tally.send_lags_s())
+
+    def _close(self) -> None:
+        """Whatever is open."""
+        self._cancelled = True
+        for exchange in self._in_flight:
+            self._drop(exchange)
+        self._in_flight.clear()
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
+
+    def _drop(self, exchange: Exchange) -> None:
+        if exchange.is_under_way:
+            self._let_go(exchange, keep=False)
+        exchange.turn.payload.release()

@@ -60,8 +60,8 @@ class Source(Protocol):
         """Requests that are due and not taken."""
         ...
 
-    def remaining(self) -> Iterator[tuple[int, int]]:
-        """Index and intended time of what was never taken."""
+    def remaining(self, now_ns: int) -> Iterator[tuple[int, int]]:
+        """Index and intended time of what was never taken, as the run ends."""
         ...
 
 
@@ -101,7 +101,7 @@ class OpenLoop:
     def num_queued(self, now_ns: int) -> int:
         return max(0, int(np.searchsorted(self._due_ns, now_ns, side="right")) - self._num_taken)
 
-    def remaining(self) -> Iterator[tuple[int, int]]:
+    def remaining(self, now_ns: int) -> Iterator[tuple[int, int]]:
         for place in range(self._num_taken, len(self._rows)):
             yield self._rows.index(int(self._order[place])), int(self._due_ns[place])
 
@@ -141,7 +141,7 @@ class ClosedLoop:
         """None: a request is due when it has a slot."""
         return 0
 
-    def remaining(self) -> Iterator[tuple[int, int]]:
-        """Their turn never came, so the start stands for it."""
+    def remaining(self, now_ns: int) -> Iterator[tuple[int, int]]:
+        """Their turn has not come before now, so they never waited."""
         for row in range(self._num_taken, len(self._rows)):
-            yield self._rows.index(row), self._start_ns
+            yield self._rows.index(row), now_ns

@@ -14,19 +14,20 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from prefixlab.bench.loadgen.job import PLAN_BYTES, read_plan
+from prefixlab.bench.loadgen.job import PLAN_BYTES, Job, read_plan, rows_of
 
 
 class PlanRows:
-    """Worker `worker` of `num_workers`'s share of the plan in `folder`.
+    """Worker `worker`'s share of the plan of `job` in `folder`.
 
     Attributes:
         due_ns: shape (n,), int64, from the run's start.
     """
 
-    def __init__(self, folder: Path, worker: int, num_workers: int) -> None:
-        rows = read_plan(folder)[worker::num_workers]
-        self._worker, self._num_workers = worker, num_workers
+    def __init__(self, folder: Path, worker: int, job: Job) -> None:
+        plan = read_plan(folder)
+        self._indices = rows_of(job, worker, len(plan))
+        rows = plan[self._indices]
         self._starts, self._lengths = rows["start"], rows["length"]
         self.due_ns: npt.NDArray[np.int64] = np.ascontiguousarray(rows["due_ns"])
         path = folder / PLAN_BYTES
@@ -41,7 +42,7 @@ class PlanRows:
 
     def index(self, row: int) -> int:
         """Its place in the whole plan."""
-        return row * self._num_workers + self._worker
+        return int(self._indices[row])
 
     def payload(self, row: int) -> memoryview:
         """Head and body as they go on the wire. To be released before `close`."""

@@ -16,6 +16,8 @@ from prefixlab.bench.loadgen.wire import ResponseParser
 
 _NOTHING_CAME = (Ending.CONNECT, Ending.CONNECT_TIMEOUT, Ending.DROPPED, Ending.RESET)
 _COME_AGAIN = (429, 503)
+MAX_WAIT_NS = 60_000_000_000
+"""A server that asks for more than this does not want the request."""
 
 
 def retry_wait_ns(
@@ -30,7 +32,8 @@ def retry_wait_ns(
     if answer.num_retries >= job.retries:
         return None
     if ending is Ending.COMPLETE and parser.status in _COME_AGAIN:
-        return max(job.retry_wait_ns, retry_after_ns(parser.headers.get("retry-after", ""), wall_ns))
+        asked_ns = retry_after_ns(parser.headers.get("retry-after", ""), wall_ns)
+        return max(job.retry_wait_ns, asked_ns) if asked_ns <= MAX_WAIT_NS else None
     if ending in _NOTHING_CAME and not answer.lengths:
         return job.retry_wait_ns
     return None
@@ -43,8 +46,8 @@ def retry_after_ns(value: str, wall_ns: int) -> int:
         return int(value) * 1_000_000_000
     try:
         when = parsedate_to_datetime(value)
-    except ValueError:
+        if when.tzinfo is None:
+            when = when.replace(tzinfo=datetime.UTC)
+        return max(0, round(when.timestamp() * 1e9) - wall_ns)
+    except (ValueError, OverflowError, TypeError):
         return 0
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=datetime.UTC)
-    return max(0, round(when.timestamp() * 1e9) - wall_ns)

@@ -21,7 +21,7 @@ from typing import Self
 from prefixlab.bench.loadgen import progress
 from prefixlab.bench.loadgen.capture import MAGIC
 from prefixlab.bench.loadgen.health import ClientHealth
-from prefixlab.bench.loadgen.job import Job, capture_path, progress_path, read_job
+from prefixlab.bench.loadgen.job import TOLD_TO_END, Job, capture_path, progress_path, read_job
 from prefixlab.bench.loadgen.sockets.connection import Connection, Endpoint
 from prefixlab.bench.loadgen.sockets.loop import Loop
 from prefixlab.bench.loadgen.sockets.machine import allow_open_files, die_with_parent, wake_on_time
@@ -40,8 +40,8 @@ def run_loop(folder: Path, worker: int = 0, start_ns: int | None = None) -> Clie
     """Run worker `worker` of the job in `folder` here, to its end; its capture is in the folder then.
 
     Changes neither signal handlers nor the garbage collector. An exception that interrupts it (say,
-    KeyboardInterrupt) passes through once the rest is accounted for as cancelled and unsent; to end a run in
-    order, have a handler call `Worker.cancel`.
+    KeyboardInterrupt) passes through, and the capture has no end then; to end a run in order, have a handler
+    call `Worker.cancel`.
 
     Args:
         start_ns: the run's start, monotonic; None: now.
@@ -66,7 +66,7 @@ class Worker:
         self._loop: Loop | None = None
         self._cancelled = False
         with contextlib.ExitStack() as resources:
-            self._rows = PlanRows(folder, worker, self._job.num_workers)
+            self._rows = PlanRows(folder, worker, self._job)
             resources.callback(self._rows.close)
             allow_open_files(self._num_streams())
             self._endpoint = Endpoint.resolve(self._job.host, self._job.port)
@@ -172,6 +172,8 @@ def main(folder: Path, worker: int) -> int:
             if start_ns is None:
                 return _ORPHANED
             _say(prepared.run(start_ns).to_json())
+            if prepared.cancelled:
+                return TOLD_TO_END
     except PrefixlabError as error:
         sys.stderr.write(f"{error}\n")
         return _REFUSED
