@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from prefixlab.bench.records.line import encode
-from prefixlab.bench.records.record import Outcome, Record
+from prefixlab.bench.records.record import Failure, Outcome, Record
 from prefixlab.bench.records.run_dir import RunDir, done_ids, free_name, settled
 from prefixlab.bench.records.table import RecordTable
 from prefixlab.core.errors import ConfigError
@@ -113,3 +113,11 @@ def test_a_stretch_that_was_cut_off_before_its_note_is_begun_again(path: Path) -
         (path / "segments" / "0000").mkdir(parents=True)
         assert run.segments() == []
         assert run.begin_segment({}).number == 0
+
+
+def test_what_the_client_lost_is_sent_again_and_what_the_server_failed_is_not() -> None:
+    failed = [
+        Record(kind.value, Outcome.FAILED, intended_s=0.0, last_s=1.0, failure=kind, error="x")
+        for kind in (Failure.CLIENT, Failure.RESET)
+    ]
+    assert done_ids(RecordTable.of([ok_record("ok"), *failed])) == {"ok", Failure.RESET.value}

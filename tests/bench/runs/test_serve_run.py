@@ -312,6 +312,20 @@ def test_a_server_that_dies_costs_no_report(run_dir: Callable[[], RunDir]) -> No
         assert (folder.path / "requests.parquet").exists() and folder.is_finished
 
 
+def test_a_client_process_that_died_is_named_and_its_run_is_not_finished() -> None:
+    server = Server()
+    original = server.driver.run
+
+    def lose_a_process(plan: Any, load: Any, **more: Any) -> Any:
+        return replace(original(plan, load, **more), deaths=("client process 1 was killed by SIGKILL",))
+
+    server.driver.run = lose_a_process  # type: ignore[method-assign]
+    run = ServeRun(server.endpoint(), settings())
+    result = run.run()
+    assert result.interrupted and run.gone == "client process 1 was killed by SIGKILL"
+    assert f"not all was sent: {run.gone}" in result.notes
+
+
 def test_what_was_measured_before_a_server_died_between_repeats_is_reported() -> None:
     server = Server(VirtualDriver(failing=frozenset({"probe"})))
     server.driver.failing = frozenset()

@@ -10,8 +10,8 @@
 
 Owns the names, the lock, and the account of what is done. Knows neither drivers nor reports.
 
-Invariants: a file is there whole or not at all (records apart, which grow line by line); a request that is ok
-or failed is never sent again; two processes never write in one folder.
+Invariants: a file is there whole or not at all (records apart, which grow line by line); a request that is
+ok, or that the server failed, is never sent again; two processes never write in one folder.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any, BinaryIO
 import msgspec
 import numpy as np
 
-from prefixlab.bench.records.record import Outcome
+from prefixlab.bench.records.record import Failure, Outcome
 from prefixlab.bench.records.table import CODE, RecordTable
 from prefixlab.core.errors import ConfigError
 
@@ -201,9 +201,10 @@ def settled(tables: Sequence[RecordTable]) -> RecordTable:
 
 
 def done_ids(table: RecordTable) -> set[str]:
-    """Requests that are not to be sent again."""
-    done = np.isin(table.outcome, [CODE[Outcome.OK], CODE[Outcome.FAILED]])
-    return {request_id for request_id, ended in zip(table.request_id, done.tolist(), strict=True) if ended}
+    """Requests that are not to be sent again. What the client lost is no answer of the server's."""
+    done = np.isin(table.outcome, [CODE[Outcome.OK], CODE[Outcome.FAILED]]).tolist()
+    rows = zip(table.request_id, done, table.failure.to_list(), strict=True)
+    return {request_id for request_id, ended, failure in rows if ended and failure != Failure.CLIENT}
 
 
 def free_name(path: Path) -> Path:

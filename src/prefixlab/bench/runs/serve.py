@@ -231,6 +231,8 @@ class ServeRun:
         repeat.keep(drive.table)
         self._health.append(drive.health)
         self._interrupted = drive.interrupted
+        if drive.deaths and not drive.interrupted:
+            self._gone = "; ".join(drive.deaths)
         if segment is not None and self._folder is not None:
             self._folder.end_segment(
                 segment,
