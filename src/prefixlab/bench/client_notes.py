@@ -49,6 +49,11 @@ def client_notes(health: ClientHealth, *, open_loop: bool) -> list[str]:
             f"for more than {MAX_IDLE_SHARE:.0%} of the time fewer requests were in flight than asked for, "
             "through the client's own fault: it is overloaded"
         )
+    if health.cap_is_shared:
+        notes.append(
+            "client processes share the cap on concurrency: a request may have waited for a slot of its own "
+            "while another's was free. --num-workers 1 lets none wait so"
+        )
     if health.num_retries:
         notes.append(f"{health.num_retries:,} attempts were repeats of failed ones")
     return notes + _node_notes(health.nodes)

@@ -291,3 +291,8 @@ def test_what_holds_the_key_is_for_no_other_users_eyes(fake_server: FakeServer, 
     assert [stat.S_IMODE(mode) for mode in modes] == [0o600] * len(modes) != []
     assert fake_server.keys == ["Bearer sesame"]
     assert not any(b"sesame" in path.read_bytes() for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("load", "expected"), [(closed(2, 2), False), (Load(True, 2, 2), True)])
+def test_a_cap_that_processes_share_is_told(fake_server: FakeServer, load: Load, expected: bool) -> None:
+    assert drive(fake_server, 4, load).health.cap_is_shared is expected

@@ -65,6 +65,8 @@ class ClientHealth:
         cpu_s, wall_s: CPU time and duration of the socket loops (sums over workers).
         nodes: the machines, where there were several: one entry each per run.
         num_workers: client processes. 0 in a part that a decoder measured, whose socket loop counts itself.
+        cap_is_shared: in open loop, each of several processes has its part of the cap, and a request that is
+            due waits for a slot of its own process.
     """
 
     stamps: str = "process"
@@ -84,6 +86,7 @@ class ClientHealth:
     wall_s: float = 0.0
     nodes: list[NodeClock] = field(default_factory=list)
     num_workers: int = 1
+    cap_is_shared: bool = False
 
     def merge(self, other: ClientHealth) -> None:
         """Add what another worker, or another part of the same one, measured."""
@@ -96,6 +99,7 @@ class ClientHealth:
         self.read_lag_s.merge(other.read_lag_s)
         self.send_lag_s.merge(other.send_lag_s)
         self.nodes = [*self.nodes, *other.nodes]
+        self.cap_is_shared |= other.cap_is_shared
         for name in _SUMS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
@@ -131,5 +135,5 @@ _HISTOGRAMS = ("read_lag_s", "send_lag_s")
 _SUMS = tuple(
     item.name
     for item in dataclasses.fields(ClientHealth)
-    if item.name not in ("stamps", "clock_drift_ppm", "nodes", *_HISTOGRAMS)
+    if item.name not in ("stamps", "clock_drift_ppm", "nodes", "cap_is_shared", *_HISTOGRAMS)
 )

@@ -123,6 +123,7 @@ class SocketDriver:
                 health = run.here()
             else:
                 health = run.in_fleet(self._machines)
+            health.cap_is_shared = job.open_loop and job.num_workers > 1 and job.max_concurrency is not None
             table = run.account()
             run.report()
             jobs.tidy(folder)
