@@ -26,11 +26,15 @@ class VirtualDriver:
     Attributes:
         stop_after: requests of the next run that end; the rest are cancelled or unsent, as at Ctrl-C.
         die_after: requests of the next run whose lines are written before the process is killed.
+        hanging: requests of a run that is killed which do not end before it.
+        kernel_stamps: what records say of their times.
         runs: the plans it was given, with their loads.
     """
 
     token_s: float = 0.01
     failing: frozenset[str] = frozenset()
+    hanging: frozenset[str] = frozenset()
+    kernel_stamps: bool = False
     stop_after: int | None = None
     die_after: int | None = None
     runs: list[tuple[list[Planned], Load]] = field(default_factory=list)
@@ -55,7 +59,8 @@ class VirtualDriver:
             records = records[:stop_after] + gone
         if folder is not None:
             assert not list(folder.iterdir()), "a driver is given an empty folder"
-            lines = [encode(record) for record in records[:die_after]]
+            ended = [r for r in records if die_after is None or r.request_id not in self.hanging]
+            lines = [encode(record) for record in ended[:die_after]]
             (folder / "records-0.jsonl").write_bytes(b"".join(lines))
         if die_after is not None:
             raise Killed
@@ -94,6 +99,7 @@ class VirtualDriver:
             num_cached_tokens=0,
             failure=Failure.RESET if failed else None,
             error="it broke" if failed else None,
+            kernel_stamps=self.kernel_stamps,
         )
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from prefixlab.bench.config.dataset import DatasetConfig, SamplingConfig
@@ -248,11 +247,69 @@ def test_a_run_killed_at_any_moment_goes_on_with_every_finished_request_kept(
     if die_after < 20:
         (whole, _), (rest, _) = server.driver.runs
         assert len(rest) == 20 - die_after
-        left = [
-            one.offset_s for one in whole if one.request.request_id in {r.request.request_id for r in rest}
-        ]
-        assert np.diff([one.offset_s for one in rest]) == pytest.approx(np.diff(left))
-        assert rest[0].offset_s == 0 or not die_after, "the schedule goes on at once, as it was"
+        due_s = whole[die_after - 1].offset_s if die_after else 0.0
+        left = [one.offset_s - due_s for one in whole[die_after:]]
+        assert [one.offset_s for one in rest] == pytest.approx(left), "the schedule goes on as it was"
+
+
+def test_a_resumed_open_loop_takes_as_long_as_an_unbroken_one(run_dir: Callable[[], RunDir]) -> None:
+    def measured(server: Server, folder: RunDir | None) -> PointResult:
+        config = settings(100, max_concurrency=None, request_rate=20.0, burstiness=math.inf)
+        return ServeRun(server.endpoint(), config, folder=folder).run()
+
+    unbroken = measured(Server(), None).metrics
+    server = Server(VirtualDriver(hanging=frozenset({"0", "40"}), die_after=90))
+    with run_dir() as folder, pytest.raises(Killed):
+        measured(server, folder)
+    with run_dir() as folder:
+        result = measured(server, folder)
+    resumed, rest = result.metrics, server.driver.runs[1][0]
+    assert [one.request.request_id for one in rest] == ["0", "40", *map(str, range(92, 100))]
+    assert [one.offset_s for one in rest] == pytest.approx([0, 0, *(0.05 * n for n in range(1, 9))])
+    assert counts(result) == (100, 100, 0, 0, 0)
+    assert resumed.duration_s == pytest.approx(unbroken.duration_s, abs=0.1)
+    assert resumed.request_throughput == pytest.approx(unbroken.request_throughput, rel=0.02)
+    assert resumed.steady is not None and unbroken.steady is not None
+    assert resumed.steady.duration_s == pytest.approx(unbroken.steady.duration_s, abs=0.1)
+    assert not result.interrupted
+
+
+def test_a_resumed_open_loop_sends_all_that_its_duration_holds(run_dir: Callable[[], RunDir]) -> None:
+    server = Server(VirtualDriver(token_s=0.5, die_after=20))
+    config = settings(None, max_concurrency=None, request_rate=10.0, burstiness=math.inf, duration=5.0)
+    with run_dir() as folder, pytest.raises(Killed):
+        ServeRun(server.endpoint(), config, folder=folder).run()
+    with run_dir() as folder:
+        result = ServeRun(server.endpoint(), config, folder=folder).run()
+    assert counts(result) == (result.metrics.ok, result.metrics.ok, 0, 0, 0), "the drain is no part of it"
+
+
+def test_a_resumed_run_of_repeats_says_how_many_they_are(run_dir: Callable[[], RunDir]) -> None:
+    server = Server(VirtualDriver(die_after=5))
+    with run_dir() as folder, pytest.raises(Killed):
+        ServeRun(server.endpoint(), settings(repeats=2), folder=folder).run()
+    with run_dir() as folder:
+        text = files.as_text(ServeRun(server.endpoint(), settings(repeats=2), folder=folder).run(), "vllm")
+    rows = [line.split() for line in text.splitlines()]
+    assert ["Repeats:", "2"] in rows
+    assert ["Segments", "of", "a", "resumed", "run:", "3"] in rows
+
+
+@pytest.mark.parametrize("by_kernel", [True, False])
+def test_a_killed_stretch_tells_where_its_stamps_come_from_and_nothing_else(
+    run_dir: Callable[[], RunDir], by_kernel: bool
+) -> None:
+    server = Server(VirtualDriver(die_after=20, kernel_stamps=by_kernel))
+    with run_dir() as folder, pytest.raises(Killed):
+        ServeRun(server.endpoint(), settings(), folder=folder).run()
+    with run_dir() as folder:
+        result = ServeRun(server.endpoint(), settings(), folder=folder).run()
+    assert result.health.stamps == ("kernel" if by_kernel else "process")
+    assert any(note.startswith("client health of a killed stretch is not known") for note in result.notes)
+    assert any("not the kernel's" in note for note in result.notes) is not by_kernel
+    assert not any("calibrate" in note for note in result.notes)
+    (row,) = (line for line in files.as_text(result, "vllm").splitlines() if "Client processes" in line)
+    assert row.split()[-1] == "n/a"
 
 
 def test_a_salt_survives_a_kill(run_dir: Callable[[], RunDir]) -> None:

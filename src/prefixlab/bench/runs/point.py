@@ -147,6 +147,10 @@ class Asker:
                 offset_s=offset_s,
             )
 
+    def request_ids(self, outline: Outline, repeat: int) -> list[str]:
+        """Of the whole plan, without making its prompts."""
+        return [self._id(repeat, number) for number in range(outline.num_requests)]
+
     def warm_ups(self, outline: Outline) -> list[Planned]:
         """Requests of random prompts of their own, as long as random ones are."""
         count, dataset = self.config.load.num_warmups, self.config.dataset

@@ -22,6 +22,7 @@ import numpy as np
 from prefixlab.bench.calibrate.store import calibration_notes
 from prefixlab.bench.config.dataset import LengthRange
 from prefixlab.bench.config.serve import ServeConfig
+from prefixlab.bench.config.target import IN_PROCESS
 from prefixlab.bench.loadgen.decoding.recover import recover
 from prefixlab.bench.loadgen.driver import Drive, Progress
 from prefixlab.bench.loadgen.health import ClientHealth
@@ -42,6 +43,7 @@ from prefixlab.core.errors import TargetError
 from prefixlab.core.seams import Tokenizer
 
 MAX_WARM_UP_CONCURRENCY = 16
+HEALTH_LOST = "client health of a killed stretch is not known: of it only the records were kept"
 
 
 class Watcher(Protocol):
@@ -64,12 +66,20 @@ class Unwatched:
 
 @dataclass
 class _Repeat:
-    """One repeat, out of one or more stretches."""
+    """One repeat, out of one or more stretches.
+
+    Attributes:
+        spent_s: of its --duration.
+        due_s: how far along its schedule the stretches so far came.
+        is_over: a stretch came to its own end: what it did not send is not sent any more.
+    """
 
     number: int
     outline: Outline
     tables: list[RecordTable] = field(default_factory=list)
     spent_s: float = 0.0
+    due_s: float = 0.0
+    is_over: bool = False
 
     def keep(self, table: RecordTable) -> None:
         """The records of one more stretch of it."""
@@ -166,11 +176,41 @@ class ServeRun:
             repeat.keep(table)
             repeat.spent_s += float(np.nanmax(table.last_s, initial=0.0))
             self._salt = int(segment.about["salt"])
+            repeat.is_over = repeat.is_over or segment.about.get("interrupted") is False
             if "health" in segment.about:
                 self._health.append(ClientHealth.from_json(msgspec.json.encode(segment.about["health"])))
+            elif len(table):
+                self._health.append(self._health_told_by(table))
+                self._notes.append(HEALTH_LOST)
+        for repeat in repeats:
+            self._find_place(repeat)
         num_done = sum(len(done_ids(repeat.table)) for repeat in repeats)
         if num_done and not all(map(self._is_done, repeats)):
             self._notes.append(f"resumed: {counted(num_done, 'request')} had ended before")
+
+    def _health_told_by(self, table: RecordTable) -> ClientHealth:
+        """Of a stretch that was killed: only where its stamps come from is in its records."""
+        by_kernel = table.kernel_stamps[~np.isnan(table.first_byte_s)]
+        stamps = "mixed" if by_kernel.any() else "process"
+        if len(by_kernel) and by_kernel.all():
+            stamps = "kernel"
+        return ClientHealth("target" if self._endpoint.backend == IN_PROCESS else stamps, num_workers=0)
+
+    def _find_place(self, repeat: _Repeat) -> None:
+        """Where on its schedule a repeat goes on. What fell due before goes at once; nothing waits for times
+        that have passed, or the time waited would count as the run's."""
+        if not (self._config.load.open_loop and repeat.tables):
+            return
+        if repeat.outline.offsets_s is not None:
+            sent: set[str] = set()
+            for table in repeat.tables:
+                sent.update(itertools.compress(table.request_id, (~np.isnan(table.sent_s)).tolist()))
+            ids = self._asker.request_ids(repeat.outline, repeat.number)
+            offsets_s = repeat.outline.offsets_s.tolist()
+            repeat.due_s = max(
+                (at for name, at in zip(ids, offsets_s, strict=True) if name in sent), default=0.0
+            )
+        repeat.spent_s = repeat.due_s  # --duration is about when requests go, not about how they end
 
     def _warm_up(self, planned: Outline) -> None:
         self._watcher.describe("warming up")
@@ -185,7 +225,7 @@ class ServeRun:
 
     def _is_done(self, repeat: _Repeat) -> bool:
         duration_s = self._config.load.duration
-        if duration_s is not None and repeat.spent_s >= duration_s:
+        if duration_s is not None and (repeat.is_over or repeat.spent_s >= duration_s):
             return True
         return len(done_ids(repeat.table)) == repeat.outline.num_requests
 
@@ -210,15 +250,11 @@ class ServeRun:
 
     def _plan(self, repeat: _Repeat, done: set[str]) -> Iterator[Planned]:
         """What is left of it, from the start of this stretch on."""
-        left = rest_of(self._asker.requests(repeat.outline, repeat.number, self._salt), done)
-        first = next(left, None)
-        if first is None:
-            return
-        for planned in itertools.chain((first,), left):
+        for planned in rest_of(self._asker.requests(repeat.outline, repeat.number, self._salt), done):
             if repeat.tables:
                 # Perhaps it was sent before the stop, and finds itself; or the cache was emptied since.
                 planned = replace(planned, num_expected_cached_tokens=None)
-            yield replace(planned, offset_s=planned.offset_s - first.offset_s) if done else planned
+            yield replace(planned, offset_s=max(0.0, planned.offset_s - repeat.due_s))
 
     def _begin(self, repeat: _Repeat) -> Segment | None:
         if self._folder is None:
@@ -236,7 +272,10 @@ class ServeRun:
         if segment is not None and self._folder is not None:
             self._folder.end_segment(
                 segment,
-                {"health": msgspec.Raw(drive.health.to_json().encode()), "interrupted": drive.interrupted},
+                {
+                    "health": msgspec.Raw(drive.health.to_json().encode()),
+                    "interrupted": drive.interrupted or bool(drive.deaths),
+                },
             )
 
     def _start_cold(self, repeat: _Repeat) -> None:
@@ -330,6 +369,8 @@ class ServeRun:
             )
         if check.verdict in (Verdict.MORE, Verdict.LESS):
             notes.append(check.detail)
+        if not result.health.num_workers:  # a client that left no word of itself
+            return notes
         return notes + calibration_notes(result.health, metrics.output_throughput)
 
 
@@ -369,6 +410,8 @@ def one_after_another(parts: list[ClientHealth]) -> ClientHealth:
     total = ClientHealth(num_workers=0)
     for part in parts:
         total.merge(part)
+    stamps = {part.stamps for part in parts}
+    total.stamps = stamps.pop() if len(stamps) == 1 else "mixed" if stamps else total.stamps
     for name in ("num_workers", "peak_in_flight", "peak_queued"):
         setattr(total, name, max((getattr(part, name) for part in parts), default=0))
     return total

@@ -104,9 +104,10 @@ def _our_rows(result: PointResult) -> list[Row]:
         rows.append(("Good requests (%):", None if share is None else 100 * share))
     if metrics.num_reasoning_tokens is not None:
         rows.append(("Total reasoning tokens:", metrics.num_reasoning_tokens))
-    if metrics.num_segments > 1:
-        what = "Repeats:" if len(result.runs) > 1 else "Segments of a resumed run:"
-        rows.append((what, max(len(result.runs), metrics.num_segments)))
+    if len(result.runs) > 1:
+        rows.append(("Repeats:", len(result.runs)))
+    if metrics.num_segments > len(result.runs):
+        rows.append(("Segments of a resumed run:", metrics.num_segments))
     return rows
 
 
@@ -175,7 +176,7 @@ def _cache_rows(result: PointResult) -> list[Row]:
 def _client_rows(result: PointResult) -> list[Row]:
     health, metrics = result.health, result.metrics
     rows: list[Row] = [
-        ("Client processes:", health.num_workers),
+        ("Client processes:", health.num_workers or None),
         ("Arrival stamps:", health.stamps),
         ("P99 read lag (ms):", milliseconds_at(health.read_lag_s, 0.99)),
         ("P99 send lag (ms):", milliseconds_at(health.send_lag_s, 0.99)),
