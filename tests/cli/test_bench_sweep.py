@@ -51,6 +51,23 @@ def test_every_point_starts_cold_and_stands_in_one_table(
         assert json.loads((folder / name / "summary.json").read_text())["finished"] is True
 
 
+@pytest.mark.parametrize("more", [[], ["--append-result"]])
+def test_every_point_has_its_file_named_as_vllms_client_does(
+    fake_server: FakeServer, more: list[str]
+) -> None:
+    words = ["--request-rate", "500,501", "--num-prompts", "2", "--no-run-dir", "--label", "a"]
+    assert sweep(fake_server, *words, "--save-result", "--result-dir", "out", *more) == 0
+    files = sorted(Path("out").iterdir())
+    assert [path.name.startswith(f"a-50{n}.0qps-") for n, path in enumerate(files)] == [True, True]
+    assert [json.loads(path.read_text())["completed"] for path in files] == [2, 2]
+
+
+def test_points_that_would_have_one_name_have_two_files(fake_server: FakeServer) -> None:
+    words = ["--num-prompts", "1,2,3", "--max-concurrency", "1", "--no-run-dir", "--save-result"]
+    assert sweep(fake_server, *words, "--result-dir", "out") == 0
+    assert sorted(json.loads(path.read_text())["completed"] for path in Path("out").iterdir()) == [1, 2, 3]
+
+
 def prompts(server: FakeServer) -> set[tuple[int, ...]]:
     """The measured ones: probes are longer."""
     return {tuple(body["input_ids"]) for body in server.bodies if len(body["input_ids"]) == 40}

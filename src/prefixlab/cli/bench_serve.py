@@ -132,7 +132,7 @@ def measure(
     from prefixlab.bench.runs.serve import ServeRun
     from prefixlab.cli.bench_point import watching
 
-    output = files.result_file(config.report, config, endpoint)
+    output = files.result_file(config, endpoint.backend, endpoint.model)
     notes: list[str] = []
     if folder is not None and gone is None:
         notes = files.begin(folder, endpoint, config.dataset.seed)

@@ -186,9 +186,11 @@ def describe(points: list[SweepPoint]) -> str:
 
 def measure(points: list[SweepPoint], folder: RunDir | None) -> list[PointResult]:
     """Measure and show; what was measured is shown also on the way out with an error, or interrupted."""
+    from prefixlab.bench.runs.files import result_file
     from prefixlab.bench.runs.sweep import run_sweep
     from prefixlab.cli.bench_point import open_point_endpoint, point_tokenizer, watching
 
+    result_file(points[0].config, "", None)  # a folder that cannot be made is told before anything is sent
     results: list[PointResult] = []
     keeper = Keeper(folder)
     try:
@@ -227,9 +229,13 @@ class Keeper:
         self._folder = folder
 
     def point_done(self, point: SweepPoint, result: PointResult) -> None:
-        from prefixlab.bench.runs.files import save
+        from prefixlab.bench.records.run_dir import free_name
+        from prefixlab.bench.runs.files import result_file, save
 
-        save(point.config.report, None, result)
+        path = result_file(point.config, result.settings.backend, result.settings.model)
+        if path is not None and not point.config.report.append_result:
+            path = free_name(path)  # two points may end in one second
+        save(point.config.report, path, result)
 
     def show(self, results: list[PointResult], style: str, *, left: list[str]) -> None:
         from prefixlab.bench.report.points.side_by_side import write_csv

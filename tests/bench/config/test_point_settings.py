@@ -289,3 +289,40 @@ def test_in_process_there_is_no_server_to_wait_for() -> None:
     with pytest.raises(ConfigError, match="--ready-check-timeout-sec is for a server behind HTTP"):
         ServeConfig(target=TargetConfig(backend="in-process"), request=asked)
     assert ServeConfig(target=TargetConfig(base_url="http://h"), request=asked).request == asked
+
+
+@pytest.mark.parametrize(
+    ("option", "flag"),
+    [
+        ({"custom_output_len": 7}, "--custom-output-len"),
+        ({"oversample": False}, "--no-oversample"),
+        ({"shuffle": False}, "--no-shuffle"),
+        ({"chat_template": True}, "--chat-template"),
+    ],
+)
+def test_what_only_prompts_of_a_file_take_is_refused_with_random_ones(
+    option: dict[str, Any], flag: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{flag} is for --dataset-name custom, not random"):
+        DatasetConfig(**option)
+
+
+@pytest.mark.parametrize(
+    ("option", "flag"),
+    [
+        ({"random_prefix_len": 3}, "--random-prefix-len"),
+        ({"random_range_ratio": "0.5"}, "--random-range-ratio"),
+        ({"range_ratio_of": "vllm"}, "--range-ratio-of"),
+        ({"prompt_form": "text"}, "--prompt-form"),
+    ],
+)
+def test_what_only_random_prompts_take_is_refused_with_a_file(option: dict[str, Any], flag: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{flag} is for --dataset-name random, not custom"):
+        DatasetConfig(dataset_name="custom", dataset_path="x", **option)
+
+
+@pytest.mark.parametrize("option", [{"result_dir": "d"}, {"result_filename": "x"}])
+def test_a_place_for_a_file_that_is_not_asked_for_is_refused(option: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="nothing is written there without --save-result"):
+        ReportConfig(**option)
+    assert ReportConfig(**option, save_result=True).writes_file

@@ -504,6 +504,17 @@ def test_on_chat_without_a_tokenizer_prompts_are_words_and_the_report_says_so() 
     assert result.check.verdict is Verdict.UNCHECKED
 
 
+def test_fewer_requests_than_asked_for_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "times.txt"
+    path.write_text("0\n0.1\n0.2\n")
+    config = settings(100, schedule=str(path), max_concurrency=None)
+    result = ServeRun(Server().endpoint(), config).run()
+    assert counts(result) == (3, 3, 0, 0, 0)
+    assert f"3 of --num-prompts 100 arrive: times from {path} end before" in result.notes
+    enough = ServeRun(Server().endpoint(), settings(3, schedule=str(path), max_concurrency=None)).run()
+    assert not any("--num-prompts" in note for note in enough.notes)
+
+
 def test_prompts_of_a_file_go_as_they_are(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "hello", "output_tokens": 3}\n{"prompt": "there"}\n')

@@ -8,6 +8,7 @@ Invariant: every number decided or refused by the flag's name; defaults live onl
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,9 @@ DATASET_ALIASES = {"random-ids": "random"}
 DEFAULT_NUM_PROMPTS = 1000
 DEFAULT_CUSTOM_OUTPUT_LEN = 256
 FROM_FILE = -1
+ONLY_CUSTOM = frozenset({"custom_output_len", "oversample", "shuffle", "chat_template"})
+ONLY_RANDOM = frozenset({"random_prefix_len", "random_range_ratio", "range_ratio_of", "prompt_form"})
+"""Options of one data set. Lengths are not among them: warm-up requests have them with either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +60,8 @@ class DatasetConfig:
     )
     num_prompts: int | None = setting(
         None,
-        f"requests to send (default: {DEFAULT_NUM_PROMPTS}; with --duration, --stage or --schedule as many "
-        "as arrive; custom: the rows of the file)",
+        f"requests to send (default: {DEFAULT_NUM_PROMPTS}; with --stage, --schedule, or --duration and a "
+        "rate as many as arrive; custom: the rows of the file)",
     )
     seed: int = setting(42, "seed of prompts, lengths and arrivals")
     random_input_len: int = setting(
@@ -116,6 +120,7 @@ class DatasetConfig:
             raise ConfigError("--dataset-name custom reads its prompts from a file: give --dataset-path")
         if name == "random" and self.dataset_path is not None:
             raise ConfigError("--dataset-path is for --dataset-name custom; random prompts are made up here")
+        self._check_unused()
         for field, least in (
             ("num_prompts", 1),
             ("seed", 0),
@@ -134,6 +139,18 @@ class DatasetConfig:
                 f"{self.custom_output_len}"
             )
         self.ratios()
+
+    def _check_unused(self) -> None:
+        """What only the other data set takes is refused, not passed over."""
+        other, names = {"random": ("custom", ONLY_CUSTOM), "custom": ("random", ONLY_RANDOM)}[
+            self.dataset_name
+        ]
+        for option in dataclasses.fields(self):
+            value = getattr(self, option.name)
+            if option.name in names and value != option.default:
+                negated = "no-" if value is False else ""
+                flag = f"--{negated}{option.name.replace('_', '-')}"
+                raise ConfigError(f"{flag} is for --dataset-name {other}, not {self.dataset_name}")
 
     def ratios(self) -> tuple[float, float] | None:
         """Of input and output; None where lengths are fixed."""

@@ -59,7 +59,12 @@ class LoadConfig:
         "file of arrivals: one offset in seconds per line, or JSON lines with a timestamp in milliseconds",
         metavar="FILE",
     )
-    duration: float | None = setting(None, "send nothing after so many seconds", metavar="SECONDS")
+    duration: float | None = setting(
+        None,
+        "send nothing after so many seconds; requests may run out before, for without a rate there are as "
+        "many as --num-prompts says",
+        metavar="SECONDS",
+    )
     retries: int = setting(
         0, "further attempts after a failure before the first byte of an answer, or a 429 or 503; counted"
     )

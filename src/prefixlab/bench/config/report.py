@@ -44,12 +44,19 @@ class ReportConfig:
         "folder to keep everything in (default: runs/ and a name made of settings and time)",
         metavar="DIR",
     )
-    save_result: bool = setting(False, "write the result as vLLM's client does: one JSON file")
+    save_result: bool = setting(
+        False, "write the result as vLLM's client does: one JSON file, of a sweep one per point"
+    )
     save_detailed: bool = setting(False, "put every request's figures into that file too")
     append_result: bool = setting(False, "append the result to that file instead of replacing it")
-    result_dir: str | None = setting(None, "folder of that file (default: here)", metavar="DIR")
+    result_dir: str | None = setting(
+        None, "folder of the file of --save-result (default: here)", metavar="DIR"
+    )
     result_filename: str | None = setting(
-        None, "name of that file (default: made of label, rate, model and time)", metavar="FILE"
+        None,
+        "name of the file of --save-result (default: made of label, rate, model and time; a sweep's points "
+        "take that)",
+        metavar="FILE",
     )
     output_file: str | None = setting(
         None, "append the result as one JSON line to this file, as SGLang's client does", metavar="FILE"
@@ -71,6 +78,10 @@ class ReportConfig:
             raise ConfigError(
                 "--save-detailed and --append-result shape the file of --save-result: give that"
             )
+
+        named = {"--result-dir": self.result_dir, "--result-filename": self.result_filename}
+        if given := [flag for flag, value in named.items() if value is not None and not self.writes_file]:
+            raise ConfigError(f"{' and '.join(given)}: nothing is written there without --save-result")
 
     @property
     def writes_file(self) -> bool:

@@ -166,19 +166,19 @@ def _server_metrics(folder: RunDir, endpoint: Endpoint, when: str) -> list[str]:
     return []
 
 
-def result_file(report: ReportConfig, config: ServeConfig, endpoint: Endpoint) -> Path | None:
+def result_file(config: ServeConfig, backend: str, model: str | None) -> Path | None:
     """Where `--save-result` goes, as vLLM's client names it. None where nothing is to be saved.
 
     Raises:
         ConfigError: its folder cannot be made.
     """
+    report, load = config.report, config.load
     if not report.writes_file:
         return None
-    load = config.load
     conc = "" if load.max_concurrency is None else f"-concurrency{load.max_concurrency}"
-    model = (endpoint.model or "model").rstrip("/").rpartition("/")[2]
+    name = (model or "model").rstrip("/").rpartition("/")[2]
     rate = f"{load.request_rate}qps"
-    made_up = f"{report.label or endpoint.backend}-{rate}{conc}-{model}-{wall_time_label()}.json"
+    made_up = f"{report.label or backend}-{rate}{conc}-{name}-{wall_time_label()}.json"
     path = Path(report.result_dir or ".") / (report.result_filename or plain_word(made_up))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

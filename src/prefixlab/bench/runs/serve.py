@@ -330,6 +330,14 @@ class ServeRun:
         return checked
 
     def _workload_notes(self, planned: Outline) -> list[str]:
+        asked = self._config.dataset.num_prompts
+        if asked is not None and planned.num_requests < asked:
+            why = self._config.load.arrivals() or "the settings"
+            few = f"{planned.num_requests:,} of --num-prompts {asked:,} arrive: {why} end before"
+            return [few, *self._prompt_notes(planned)]
+        return self._prompt_notes(planned)
+
+    def _prompt_notes(self, planned: Outline) -> list[str]:
         if planned.shape is None:
             template = ", in the tokenizer's chat template" if self._config.dataset.chat_template else ""
             notes = [f"prompts are those of {self._config.dataset.dataset_path}{template}"]
