@@ -100,7 +100,8 @@ def test_a_sweep_that_broke_off_goes_on_and_measures_no_point_twice(
 ) -> None:
     # 2 probes and 10 requests at the first point; then the server fails the second point's probe.
     fake_server.break_after(13)
-    assert sweep(fake_server, "--max-concurrency", "1,2", "--run-dir", "kept") == 1
+    words = ["--run-dir", "kept", "--save-result", "--result-dir", "out"]
+    assert sweep(fake_server, "--max-concurrency", "1,2", *words) == 1
     captured = capsys.readouterr()
     assert "the probe request failed" in captured.err and "concurrency" in captured.out
     assert "prefixlab bench sweep --resume kept" in captured.err
@@ -112,6 +113,7 @@ def test_a_sweep_that_broke_off_goes_on_and_measures_no_point_twice(
     assert len(prompts(fake_server)) == 10
     rows = table_of(Path("kept"))
     assert [row["completed"] for row in rows] == ["10", "10"]
+    assert len(list(Path("out").iterdir())) == 2, "one file per point, also after going on"
     assert main(["bench", "sweep", "--resume", "kept"]) == 2
     assert "that run is finished" in capsys.readouterr().err
     assert main(["bench", "sweep", "--resume", "kept", "--osl", "9"]) == 2

@@ -59,7 +59,8 @@ def run_sweep(
     watcher: Watcher,
     on_point: OnPoint,
 ) -> Iterator[PointResult]:
-    """Measure the points, one after another; those whose folder says they are finished are only read.
+    """Measure the points, one after another; those whose folder says they are finished are only read, and not
+    given to `on_point` a second time.
 
     Raises:
         ConfigError, TargetError: as a run and its trial do; the points before have been given to `on_point`.
@@ -76,8 +77,10 @@ def run_sweep(
                 if not (tried or _has_begun(folder, point)):
                     try_out(endpoint, point.config)
                     tried = True
+                only_read = _is_done(folder, point)
                 result, gone = _measure(point, endpoint, make_tokenizer, folder, watcher)
-                on_point(point, result)
+                if not only_read:
+                    on_point(point, result)
                 yield result
                 if gone is not None:
                     raise TargetError(f"{point.name}: {gone}")
