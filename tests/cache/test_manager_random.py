@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -165,4 +166,9 @@ class ManagerUnderRandomRequests(RuleBasedStateMachine):
 
 
 TestManagerUnderRandomRequests = ManagerUnderRandomRequests.TestCase
-TestManagerUnderRandomRequests.settings = settings(deadline=None, max_examples=500, stateful_step_count=50)
+TestManagerUnderRandomRequests.settings = settings(deadline=None, max_examples=200, stateful_step_count=50)
+
+
+@pytest.mark.slow
+class TestManagerUnderRandomRequestsForLong(ManagerUnderRandomRequests.TestCase):
+    settings = settings(deadline=None, max_examples=3000, stateful_step_count=60)

@@ -225,4 +225,9 @@ def every_fact(tree: RadixCache) -> list[dict[str, object]]:
 
 
 TestTreeAgainstTwin = TreeAgainstTwin.TestCase
-TestTreeAgainstTwin.settings = settings(deadline=None, max_examples=400, stateful_step_count=40)
+TestTreeAgainstTwin.settings = settings(deadline=None, max_examples=150, stateful_step_count=40)
+
+
+@pytest.mark.slow
+class TestTreeAgainstTwinForLong(TreeAgainstTwin.TestCase):
+    settings = settings(deadline=None, max_examples=3000, stateful_step_count=60)

@@ -78,17 +78,34 @@ ACTIONS = ("add",) * 6 + ("step",) * 8 + ("abort", "abort_in_flight", "fail", "f
 """`abort` and `finish` between steps, `abort_in_flight` and `fail` while a batch is out."""
 
 
-@given(
+random_worlds = given(
     world=worlds(),
     fields=st.lists(request_fields(), min_size=3, max_size=12),
     actions=st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 11)), max_size=60),
 )
-@settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+as_they_come = settings(
+    deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
+
+
+@random_worlds
+@settings(as_they_come, max_examples=120)
 def test_tokens_are_right_everybody_ends_once_and_all_pages_come_back(
     world: World, fields: list[dict[str, Any]], actions: list[tuple[str, int]]
 ) -> None:
+    play(world, fields, actions)
+
+
+@pytest.mark.slow
+@random_worlds
+@settings(as_they_come, max_examples=3000)
+def test_in_many_more_worlds_tokens_are_right_and_all_pages_come_back(
+    world: World, fields: list[dict[str, Any]], actions: list[tuple[str, int]]
+) -> None:
+    play(world, fields, actions)
+
+
+def play(world: World, fields: list[dict[str, Any]], actions: list[tuple[str, int]]) -> None:
     scheduler = world.scheduler
     requests = [make_request(f"r{i}", **request) for i, request in enumerate(fields)]
     to_add = list(requests)
@@ -144,7 +161,9 @@ def test_tokens_are_right_everybody_ends_once_and_all_pages_come_back(
     event(f"two at once: {any(stats.num_running > 1 for stats in world.stats)}")
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize(
+    "seed", [*range(15), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(15, 200))]
+)
 def test_long_busy_runs_under_pressure_end_well(seed: int) -> None:
     """Wider than hypothesis likes to go: many requests at once, few pages, everything at the same time."""
     rng = random.Random(seed)
