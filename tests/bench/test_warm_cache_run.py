@@ -255,7 +255,7 @@ def test_several_client_processes_measure_the_same_point(fake_server: FakeServer
 def test_a_server_that_fails_the_trial_ends_the_run(fake_server: FakeServer) -> None:
     fake_server.behaviour.fault = "abort"
     with pytest.raises(
-        TargetError, match=r"the trial request failed, of 4,096 token ids .*: .*no pages left"
+        TargetError, match=r"the trial request failed, of random token ids below 4,096 .*: .*no pages left"
     ):
         sweep(fake_server)
 
