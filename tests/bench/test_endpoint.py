@@ -81,7 +81,7 @@ def test_a_question_travels_as_measured_requests_do_and_must_succeed(fake_server
         assert endpoint.ask("first", PROMPT, 3).num_output_tokens == 3
         assert endpoint.ask("second", PROMPT, 3).num_cached_tokens == 32
         fake_server.behaviour.fault = "status"
-        with pytest.raises(TargetError, match=r"the third request failed, of random token ids below 4,096 .*HTTP 503"):
+        with pytest.raises(TargetError, match=r"the third request failed, of random token ids .*HTTP 503"):
             endpoint.ask("third", PROMPT, 3)
 
 
