@@ -176,6 +176,24 @@ class Served:
         raise AssertionError(f"pages did not come back: {info}")
 
 
+@dataclass(frozen=True)
+class FakeEngine:
+    """An engine around a runner of the test's."""
+
+    runner: Runner
+    tokenizer: ByteTokenizer
+    max_model_len: int
+    num_pages: int
+    model_name: str = MODEL
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        return self.tokenizer.eos_token_ids
+
+    def describe(self) -> str:
+        return self.model_name
+
+
 @contextlib.contextmanager
 def serving(
     *,
@@ -192,12 +210,7 @@ def serving(
     runner = Runner(num_pages, cache.page_size)
     tokenizer = ByteTokenizer(VOCAB_SIZE)
     worker = make_worker(
-        runner=runner,
-        tokenizer=tokenizer,
-        model_name=MODEL,
-        max_model_len=max_model_len,
-        num_pages=num_pages,
-        eos_token_ids=tokenizer.eos_token_ids,
+        FakeEngine(runner, tokenizer, max_model_len, num_pages),
         cache_config=cache,
         scheduler_config=SchedulerConfig(**(scheduler or {})),
         server_config=ServerConfig(**server),

@@ -42,12 +42,7 @@ def served(**cache: Any) -> Iterator[httpx.Client]:
     clock = VirtualClock()
     engine = load(clock)
     worker = make_worker(
-        runner=engine.runner,
-        tokenizer=engine.tokenizer,
-        model_name=engine.model_name,
-        max_model_len=engine.max_model_len,
-        num_pages=engine.num_pages,
-        eos_token_ids=engine.eos_token_ids,
+        engine,
         cache_config=CacheConfig(page_size=PAGE_SIZE, **cache),
         scheduler_config=SchedulerConfig(),
         server_config=ServerConfig(),

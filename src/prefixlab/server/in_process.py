@@ -45,12 +45,7 @@ def engine_target(
 ) -> Iterator[EngineTarget]:
     """Run `engine` for as long as the block. `settings` are what `info` tells besides."""
     worker = make_worker(
-        runner=engine.runner,
-        tokenizer=engine.tokenizer,
-        model_name=engine.model_name,
-        max_model_len=engine.max_model_len,
-        num_pages=engine.num_pages,
-        eos_token_ids=engine.eos_token_ids,
+        engine,
         cache_config=cache_config,
         scheduler_config=scheduler_config,
         server_config=ServerConfig(),

@@ -100,12 +100,7 @@ def serve(
     engine = load_engine(clock)
     log.info("%s", engine.describe())
     worker = make_worker(
-        runner=engine.runner,
-        tokenizer=engine.tokenizer,
-        model_name=engine.model_name,
-        max_model_len=engine.max_model_len,
-        num_pages=engine.num_pages,
-        eos_token_ids=engine.eos_token_ids,
+        engine,
         cache_config=cache_config,
         scheduler_config=scheduler_config,
         server_config=server_config,
@@ -125,13 +120,8 @@ def serve(
 
 
 def make_worker(
+    engine: Engine,
     *,
-    runner: Runner,
-    tokenizer: Tokenizer,
-    model_name: str,
-    max_model_len: int,
-    num_pages: int,
-    eos_token_ids: frozenset[int],
     cache_config: CacheConfig,
     scheduler_config: SchedulerConfig,
     server_config: ServerConfig,
@@ -139,32 +129,32 @@ def make_worker(
     publisher: KVPublisher | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Worker:
-    """Cache, scheduler, loop and metrics around a runner, ready for `build_app`."""
+    """Cache, scheduler, loop and metrics around an engine, ready for `build_app`."""
     cache = CacheManager(
         cache_config,
-        num_pages=num_pages,
+        num_pages=engine.num_pages,
         max_rows=scheduler_config.max_running_requests,
-        max_tokens_per_row=max_model_len,
+        max_tokens_per_row=engine.max_model_len,
         events=publisher,
     )
     metrics = ServerMetrics()
     scheduler = Scheduler(
-        scheduler_config, cache, clock, max_model_len=max_model_len, listener=metrics.on_step
+        scheduler_config, cache, clock, max_model_len=engine.max_model_len, listener=metrics.on_step
     )
-    loop = EngineLoop(scheduler, cache, runner, clock, metrics)
+    loop = EngineLoop(scheduler, cache, engine.runner, clock, metrics)
     metrics.watch(lambda: loop.stats, publisher)
     return Worker(
         config=server_config,
         loop=loop,
         metrics=metrics,
-        tokenizer=tokenizer,
+        tokenizer=engine.tokenizer,
         clock=clock,
-        model_name=server_config.served_model_name or model_name,
-        vocab_size=runner.vocab_size,
-        eos_token_ids=eos_token_ids,
-        max_model_len=max_model_len,
+        model_name=server_config.served_model_name or engine.model_name,
+        vocab_size=engine.runner.vocab_size,
+        eos_token_ids=engine.eos_token_ids,
+        max_model_len=engine.max_model_len,
         page_size=cache_config.page_size,
-        num_pages=num_pages,
+        num_pages=engine.num_pages,
         supports_force_miss=cache.supports_force_miss,
         honours_priority="priority" in (scheduler_config.schedule_policy, cache_config.eviction_policy),
         settings=dict(settings or {}),
