@@ -191,3 +191,45 @@ def test_any_bytes_are_taken_in_or_refused_by_name(junk: bytes) -> None:
             parse(raw)
         except WireError:
             continue
+
+
+pieces_of_a_stream = st.lists(
+    st.one_of(
+        st.binary(min_size=1, max_size=300).map(lambda c: b"%x\r\n%s\r\n" % (len(c), c)),
+        st.binary(min_size=1, max_size=300).map(lambda c: b"%X\r\n%s\r\n" % (len(c), c)),
+        st.binary(min_size=1, max_size=40).map(lambda c: b"0%x;ext=1\r\n%s\r\n" % (len(c), c)),
+        st.tuples(st.binary(min_size=1, max_size=20), st.binary(min_size=1, max_size=20)).map(
+            lambda pair: b"".join(b"%x\r\n%s\r\n" % (len(c), c) for c in pair)
+        ),
+        st.binary(min_size=10, max_size=20).map(lambda c: b"%x\r\n%s" % (len(c) + 7, c)),
+        st.sampled_from([b"1234567\r\n", b"0\r\n\r\n", b"\r\n", b"3\r\nab\r\n"]),
+    ),
+    max_size=10,
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(pieces_of_a_stream)
+def test_skipping_whole_chunks_leaves_the_parser_where_feeding_them_does(pieces: list[bytes]) -> None:
+    skipping, feeding = ResponseParser(), ResponseParser()
+    for parser in (skipping, feeding):
+        parser.feed(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+    num_skipped = skipping.skip_whole_chunks(pieces, 0)
+    feeding.feed(b"".join(pieces[:num_skipped]))
+    assert skipping.num_chunk_ends == feeding.num_chunk_ends == num_skipped
+    rest = b"".join(pieces[num_skipped:])
+    ends: list[object] = []
+    for parser in (skipping, feeding):
+        try:
+            ends.append((parser.feed(rest), parser.complete, parser.num_surplus_bytes, parser.eof()))
+        except WireError as error:
+            ends.append(str(error))
+    assert ends[0] == ends[1]
+
+
+def test_a_piece_that_is_one_chunk_is_skipped_and_the_first_other_one_is_not() -> None:
+    parser = ResponseParser()
+    parser.feed(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+    pieces = [b"ignored", b"3\r\nabc\r\n", b"A\r\n0123456789\r\n", b"2\r\nab", b"\r\n"]
+    assert parser.skip_whole_chunks(pieces, 1) == 2
+    assert parser.feed(b"".join(pieces[3:])) == [b"ab"]

@@ -129,7 +129,8 @@ def _give_way() -> None:
     with contextlib.suppress(OSError):
         os.nice(19)
     with contextlib.suppress(AttributeError, OSError):
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        # Not only less time: a loop that wakes takes the core at once from a process of this class.
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _say(text: str) -> None:

@@ -1,8 +1,8 @@
 """One planned request on its way: sends its bytes, keeps every read with its stamps, and sees where it ends.
 
 Owns the state of a request between its turn and its ending, and the hot path: a read in the middle of a
-stream costs the read, four appends and a look at its last bytes. Framing is parsed when these look like an
-end, a few times a second, and when the stream breaks off; content never. Retries and slots are the loop's.
+stream costs the read, three appends and a look at its last bytes. Framing is parsed when these look like an
+end, when the stream falls silent, and when it breaks off; content never. Retries and slots are the loop's.
 
 Invariant: `on_end` is called exactly once per attempt, and no handler of the attempt is called after it.
 """
@@ -24,8 +24,12 @@ from prefixlab.bench.loadgen.sockets.stamps import monotonic_ns
 from prefixlab.bench.loadgen.wire import ResponseParser, WireError
 
 LOOK_NS = 250_000_000
-"""How often a stream is parsed up to where it is, so that little is left to do when it ends, and an end that
-could not be seen in its last bytes is noticed."""
+"""How often a stream is looked at. One that has been silent as long is parsed up to where it is: an end that
+could not be seen in its last bytes is noticed then. A busy one is left alone, as all streams would be parsed
+at about the same time, and those whose bytes come meanwhile would be read late."""
+
+_MAX_UNPARSED = 1024
+"""Reads after which a busy stream is parsed all the same, so that little is left to do when it ends."""
 
 MAX_ANSWER_BYTES = 256 << 20
 """An answer that does not end would fill memory. A million tokens take less."""
@@ -300,12 +304,12 @@ class Exchange:
 
     def _catch_up(self) -> bool:
         """Parse what has not been parsed yet; whether the answer goes on after it."""
+        num_skipped = self.parser.skip_whole_chunks(self._pieces, self._num_parsed)
         unseen = self._pieces[self._num_parsed :]
         self._num_parsed = len(self._pieces)
-        data = b"".join(unseen)
-        self._num_bytes += len(data)
+        self._num_bytes += sum(map(len, unseen))
         try:
-            body = self.parser.feed(data)
+            body = self.parser.feed(b"".join(unseen[num_skipped:]))
         except WireError as error:
             self._on_end(self, Ending.GARBAGE, str(error))
             return False
@@ -388,7 +392,9 @@ class Exchange:
                 silent = f"silent for {limits.read_ns / 1e9:g} s after {self._so_far()}"
                 self._fail(Ending.STALLED, silent)
                 return again_ns
-            if self._num_parsed < len(self._pieces) and self._catch_up():
+            num_unparsed = len(self._pieces) - self._num_parsed
+            quiet = num_unparsed and now_ns - last_ns >= LOOK_NS
+            if (quiet or num_unparsed >= _MAX_UNPARSED) and self._catch_up():
                 self._go_on()
                 self._see_end()
         return min(again_ns, deadline_ns)

@@ -34,6 +34,8 @@ _MAX_STARTS = 32
 """Requests begun before events are looked at again, so that a burst does not make the loop deaf."""
 _MAX_LOOKS = 8
 """Streams looked at between two rounds of events, for the same reason."""
+_MAX_WRITES = 4
+"""Answers written between two rounds of events: when many streams end at once, reading goes first."""
 _MAX_DETAIL = 500
 
 
@@ -73,6 +75,7 @@ class Loop:
         self._tie_break = itertools.count()
         self._deadlines: Deadlines[Exchange] = Deadlines(monotonic_ns())
         self._to_look_at: deque[Exchange] = deque()
+        self._unwritten: deque[Answer] = deque()
         self._clock = ClockSample(0, 0, 0)
         self._next_tick_ns = 0
         self._wake_ns = 0
@@ -105,7 +108,8 @@ class Loop:
             self._tick(now_ns)
         if self._to_look_at:
             self._look_at_some(now_ns)
-        next_ns = now_ns if self._to_look_at else self._next_start_ns(now_ns)
+        self._write_some(_MAX_WRITES)
+        next_ns = now_ns if self._to_look_at or self._unwritten else self._next_start_ns(now_ns)
         self._wake_ns = min(next_ns, self._next_tick_ns)
         return next_ns != NOT_YET_NS or bool(self._in_flight)
 
@@ -175,9 +179,9 @@ class Loop:
         if answer.ended_ns == NEVER:
             answer.ended_ns = now_ns
         exchange.turn.payload.release()
+        self._unwritten.append(answer)
         self._source.done(answer, self._freed_ns(answer))
         self._start_due()  # before anything else is seen to: a slot is free
-        self._write(answer)
 
     def _let_go(self, exchange: Exchange, *, keep: bool) -> None:
         """Part an attempt from its connection, which serves others or is closed."""
@@ -213,6 +217,10 @@ class Loop:
         if answer.ending is not Ending.COMPLETE or not kernel_ns:
             return answer.ended_ns
         return min(max(kernel_ns - self._clock.offset_ns, answer.sent_ns), answer.ended_ns)
+
+    def _write_some(self, num_answers: int) -> None:
+        for _ in range(min(num_answers, len(self._unwritten))):
+            self._write(self._unwritten.popleft())
 
     def _write(self, answer: Answer) -> None:
         self._num_ended += 1
@@ -257,6 +265,7 @@ class Loop:
     def _account_for_the_rest(self) -> None:
         """What has not ended is cancelled or unsent: this is the end."""
         self._cancelled = True
+        self._write_some(len(self._unwritten))
         now_ns = monotonic_ns()
         in_flight, self._in_flight = self._in_flight, set()
         for exchange in in_flight:
@@ -275,8 +284,9 @@ class Loop:
         self.health.send_lag_s.extend(self._tally.send_lags_s())
 
     def _close(self) -> None:
-        """Whatever is open."""
+        """Whatever is open; nothing that has ended is lost."""
         self._cancelled = True
+        self._write_some(len(self._unwritten))
         for exchange in self._in_flight:
             self._drop(exchange)
         self._in_flight.clear()
