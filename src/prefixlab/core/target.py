@@ -68,3 +68,5 @@ class Chunk(msgspec.Struct, frozen=True):
     does not, and goes with what came before."""
     num_reasoning_tokens: int | None = None
     """How many of the output tokens so far were reasoning, if the server says."""
+    token_ids: list[int] | None = None
+    """The tokens that came with it, where the server names them and was asked to."""

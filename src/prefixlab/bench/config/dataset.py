@@ -18,11 +18,14 @@ import msgspec
 from prefixlab.core.config import did_you_mean, setting
 from prefixlab.core.errors import ConfigError
 
-DATASETS = ("random", "custom")
+DATASETS = (
+    *("random", "shared-prefix", "hit-rate", "prefix_repetition", "generated-shared-prefix"),
+    *("sessions", "custom"),
+)
 LATER_DATASETS = (
     *("sharegpt", "burstgpt", "random-mm", "random-rerank", "hf", "custom_audio", "custom_image"),
-    *("prefix_repetition", "spec_bench", "speed_bench", "timed_trace", "agentic-trace", "openai"),
-    *("generated-shared-prefix", "mmmu", "image", "mooncake", "longbench_v2", "speed-bench"),
+    *("spec_bench", "speed_bench", "timed_trace", "agentic-trace", "openai"),
+    *("mmmu", "image", "mooncake", "longbench_v2", "speed-bench"),
 )
 """Names vLLM's and SGLang's users know, of data sets that are not here yet."""
 DATASET_ALIASES = {"random-ids": "random"}
@@ -30,9 +33,16 @@ DATASET_ALIASES = {"random-ids": "random"}
 DEFAULT_NUM_PROMPTS = 1000
 DEFAULT_CUSTOM_OUTPUT_LEN = 256
 FROM_FILE = -1
-ONLY_CUSTOM = frozenset({"custom_output_len", "oversample", "shuffle", "chat_template"})
-ONLY_RANDOM = frozenset({"random_prefix_len", "random_range_ratio", "range_ratio_of", "prompt_form"})
-"""Options of one data set. Lengths are not among them: warm-up requests have them with either."""
+FILE_DATASETS = ("custom",)
+"""Prompts as a file of --dataset-path has them; the prompts of all others are made up."""
+OPTIONS_OF: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("custom_output_len", "oversample", "shuffle", "chat_template"), FILE_DATASETS),
+    **dict.fromkeys(("random_prefix_len", "random_range_ratio", "range_ratio_of"), ("random",)),
+    "prompt_form": tuple(name for name in DATASETS if name not in FILE_DATASETS),
+    "dataset_path": FILE_DATASETS,
+}
+"""Options of some data sets only. Lengths of random prompts are not among them: warm-up requests have them
+with any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +126,8 @@ class DatasetConfig:
             raise ConfigError(
                 f"--dataset-name {name}: there is {_either(DATASETS)}{did_you_mean(name, known)}"
             )
-        if name == "custom" and self.dataset_path is None:
-            raise ConfigError("--dataset-name custom reads its prompts from a file: give --dataset-path")
-        if name == "random" and self.dataset_path is not None:
-            raise ConfigError("--dataset-path is for --dataset-name custom; random prompts are made up here")
+        if name in FILE_DATASETS and self.dataset_path is None:
+            raise ConfigError(f"--dataset-name {name} reads its prompts from a file: give --dataset-path")
         self._check_unused()
         for field, least in (
             ("num_prompts", 1),
@@ -141,16 +149,14 @@ class DatasetConfig:
         self.ratios()
 
     def _check_unused(self) -> None:
-        """What only the other data set takes is refused, not passed over."""
-        other, names = {"random": ("custom", ONLY_CUSTOM), "custom": ("random", ONLY_RANDOM)}[
-            self.dataset_name
-        ]
+        """What only other data sets take is refused, not passed over."""
         for option in dataclasses.fields(self):
-            value = getattr(self, option.name)
-            if option.name in names and value != option.default:
+            value, datasets = getattr(self, option.name), OPTIONS_OF.get(option.name, DATASETS)
+            if self.dataset_name not in datasets and value != option.default:
                 negated = "no-" if value is False else ""
                 flag = f"--{negated}{option.name.replace('_', '-')}"
-                raise ConfigError(f"{flag} is for --dataset-name {other}, not {self.dataset_name}")
+                others = f"--dataset-name {' or '.join(datasets)}" if len(datasets) < 3 else "made-up prompts"
+                raise ConfigError(f"{flag} is for {others}, not {self.dataset_name}")
 
     def ratios(self) -> tuple[float, float] | None:
         """Of input and output; None where lengths are fixed."""

@@ -20,6 +20,13 @@ import msgspec
 from prefixlab.bench.config.dataset import DatasetConfig, SamplingConfig
 from prefixlab.bench.config.load import LoadConfig
 from prefixlab.bench.config.report import ReportConfig
+from prefixlab.bench.config.sessions import SessionsConfig
+from prefixlab.bench.config.sharing import (
+    GspConfig,
+    HitRateConfig,
+    PrefixRepetitionConfig,
+    SharedPrefixConfig,
+)
 from prefixlab.bench.config.target import IN_PROCESS, TargetConfig
 from prefixlab.core.config import MASK, as_public_dict, resolve, setting
 from prefixlab.core.errors import ConfigError
@@ -62,6 +69,11 @@ class ServeConfig:
     target: TargetConfig = field(default_factory=TargetConfig)
     request: RequestConfig = field(default_factory=RequestConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    prefix_repetition: PrefixRepetitionConfig = field(default_factory=PrefixRepetitionConfig)
+    gsp: GspConfig = field(default_factory=GspConfig)
+    shared_prefix: SharedPrefixConfig = field(default_factory=SharedPrefixConfig)
+    hit_rate: HitRateConfig = field(default_factory=HitRateConfig)
+    sessions: SessionsConfig = field(default_factory=SessionsConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     load: LoadConfig = field(default_factory=LoadConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
@@ -70,6 +82,17 @@ class ServeConfig:
     def __post_init__(self) -> None:
         if self.target.is_in_process and self.request.ready_check_timeout_sec:
             raise ConfigError(f"--ready-check-timeout-sec is for a server behind HTTP, not {IN_PROCESS}")
+        self._check_unused()
+
+    def _check_unused(self) -> None:
+        """What only other data sets take is refused, not passed over."""
+        name = self.dataset.dataset_name
+        for part in (getattr(self, part) for part in WORKLOADS):
+            for option in dataclasses.fields(part):
+                if name not in part.DATASETS and getattr(part, option.name) != option.default:
+                    others = " or ".join(part.DATASETS)
+                    flag = f"--{option.name.replace('_', '-')}"
+                    raise ConfigError(f"{flag} is for --dataset-name {others}, not {name}")
 
     @classmethod
     def resolve(
@@ -103,7 +126,12 @@ class ServeConfig:
             for name, value in stored(self.load).items()
             if name not in ("retries", "repeats", "num_warmups", "flush_cache", "duration")
         }
-        text = msgspec.json.encode([dataset, load], order="sorted")
+        parts = {
+            name: stored(getattr(self, name))
+            for name, part in WORKLOADS.items()
+            if self.dataset.dataset_name in part.DATASETS
+        }
+        text = msgspec.json.encode([dataset, load, parts], order="sorted")
         return int.from_bytes(hashlib.sha256(text).digest()[:8])
 
     def stored(self) -> dict[str, Any]:
@@ -126,10 +154,19 @@ class ServeConfig:
             raise ConfigError(f"config.json is not one of this version: {error}") from None
 
 
+WORKLOADS: dict[str, Any] = {
+    "prefix_repetition": PrefixRepetitionConfig,
+    "gsp": GspConfig,
+    "shared_prefix": SharedPrefixConfig,
+    "hit_rate": HitRateConfig,
+    "sessions": SessionsConfig,
+}
+"""Options of some data sets only: those in the class's DATASETS."""
 PARTS: dict[str, Any] = {
     "target": TargetConfig,
     "request": RequestConfig,
     "dataset": DatasetConfig,
+    **WORKLOADS,
     "sampling": SamplingConfig,
     "load": LoadConfig,
     "report": ReportConfig,
@@ -139,7 +176,7 @@ PARTS: dict[str, Any] = {
 def _sweepable() -> frozenset[str]:
     """Options of a point that take one value each: numbers, names and files, no switches."""
     names = set()
-    for part in (DatasetConfig, SamplingConfig, LoadConfig):
+    for part in (DatasetConfig, *WORKLOADS.values(), SamplingConfig, LoadConfig):
         hints = typing.get_type_hints(part)
         for option in dataclasses.fields(part):
             if not {bool, tuple[str, ...]} & {hints[option.name], *typing.get_args(hints[option.name])}:

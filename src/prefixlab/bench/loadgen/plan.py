@@ -20,12 +20,20 @@ class Planned:
 
     Attributes:
         offset_s: when to send it, from the run's start. Open loop only.
+        after: index in the plan of the request whose end this one waits for, and then `delay_s` longer (think
+            time). None: it waits for nobody. Requests that wait for each other are a session: in closed loop
+            a slot is a session's from its first turn to the end of its last, think time included.
+        continues: `request` holds only what is new; its prompt is that of `after`, then what the server
+            answered to it, then this. A turn whose `after` did not succeed is unsent.
     """
 
     request: TargetRequest
     num_prompt_tokens: int
     num_expected_cached_tokens: int | None = None
     offset_s: float = 0.0
+    after: int | None = None
+    delay_s: float = 0.0
+    continues: bool = False
     session_id: str | None = None
     turn: int | None = None
 

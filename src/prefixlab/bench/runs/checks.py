@@ -22,10 +22,10 @@ def check_point(endpoint: Endpoint, config: ServeConfig, tokenizer: Tokenizer | 
     """Raises ConfigError if files cannot be read, or the requests cannot be made or do not fit the server."""
     planned = outline(config)
     check_lengths(endpoint, planned)
-    if planned.shape is not None:
+    if planned.workload.sketches is not None:
         next(Asker(endpoint, config, tokenizer).requests(planned, 0, 0))
         return
-    one_of_each = {(row.token_ids is None, row.messages is None): row for row in planned.rows}
+    one_of_each = {(row.token_ids is None, row.messages is None): row for row in planned.workload.rows}
     for row in one_of_each.values():
         chat, template = endpoint.backend == CHAT, config.dataset.chat_template
         content_of(row, chat=chat, template=template, tokenizer=tokenizer)
@@ -36,14 +36,11 @@ def check_lengths(endpoint: Endpoint, planned: Outline) -> None:
     limit = endpoint.facts.max_model_len
     if limit is None:
         return
-    if planned.prompt_tokens is None:
-        longest = max(len(row.token_ids or ()) + row.num_output_tokens for row in planned.rows)
-        flags = "the file's prompts, and --custom-output-len"
-    else:
-        longest = int(np.max(np.add(planned.prompt_tokens, planned.output_tokens)))
-        flags = "--random-input-len, --random-prefix-len and --random-output-len"
+    workload = planned.workload
+    prompt_tokens = workload.prompt_tokens or [len(row.token_ids or ()) for row in workload.rows]
+    longest = int(np.max(np.add(prompt_tokens, workload.output_tokens)))
     if longest > limit:
         raise ConfigError(
             f"a request of {longest} tokens of prompt and output: "
-            f"the server takes at most {limit}; see {flags}"
+            f"the server takes at most {limit}; see {workload.length_flags}"
         )

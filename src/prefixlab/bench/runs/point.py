@@ -10,28 +10,23 @@ the same ids, so a run can go on where it stopped.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from prefixlab.bench.config.dataset import DEFAULT_NUM_PROMPTS, SamplingConfig
 from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.loadgen.plan import Load, Planned
+from prefixlab.bench.runs.making import make_workload
 from prefixlab.bench.targets.endpoint import Endpoint
 from prefixlab.bench.workloads.arrivals import FloatArray
-from prefixlab.bench.workloads.custom import Row, choose_rows, content_of, read_rows
-from prefixlab.bench.workloads.random import (
-    RandomShape,
-    draw_lengths,
-    make_prompts,
-    make_trial,
-    num_shared_tokens,
-)
+from prefixlab.bench.workloads.custom import Row, content_of
+from prefixlab.bench.workloads.prompts import make_probe, make_prompts, make_trial, shared_tokens
+from prefixlab.bench.workloads.random import RandomShape, sketch_random
+from prefixlab.bench.workloads.sketch import Sketches
 from prefixlab.bench.workloads.wording import IdWording, Prompt, Wording
 from prefixlab.bench.workloads.words import TextWording, WordWording
+from prefixlab.bench.workloads.workload import Workload
 from prefixlab.core.errors import ConfigError
 from prefixlab.core.seams import Tokenizer
 from prefixlab.core.target import TargetRequest
@@ -47,20 +42,15 @@ class Outline:
     """What one repeat of a point sends, before any prompt is made.
 
     Attributes:
-        offsets_s: shape (num_requests,); None where nothing says when.
-        prompt_tokens: shape (num_requests,), as asked for; None where only the server can count.
-        output_tokens: shape (num_requests,).
-        shape: of random prompts; rows: of a file. One of the two.
-        num_distinct_rows: of the file's rows, those that are sent; the others in `rows` repeat them.
+        offsets_s: shape (len(workload),); None where nothing says when.
     """
 
-    num_requests: int
+    workload: Workload
     offsets_s: FloatArray | None
-    prompt_tokens: Sequence[int] | None
-    output_tokens: Sequence[int]
-    shape: RandomShape | None = None
-    rows: Sequence[Row] = ()
-    num_distinct_rows: int = 0
+
+    @property
+    def num_requests(self) -> int:
+        return len(self.workload)
 
     @property
     def last_arrival_s(self) -> float:
@@ -71,31 +61,10 @@ def outline(config: ServeConfig, repeat: int = 0) -> Outline:
     """Raises ConfigError where files cannot be read, or settings bring no request."""
     dataset, load = config.dataset, config.load
     offsets = load.offsets(dataset.num_prompts, DEFAULT_NUM_PROMPTS, dataset.seed, repeat)
-    if dataset.dataset_name == "custom":
-        assert dataset.dataset_path is not None, "checked with the settings"
-        all_rows = read_rows(Path(dataset.dataset_path), dataset.custom_output_len)
-        rows = choose_rows(all_rows, dataset)
-        if offsets is not None:
-            rows, offsets = rows[: len(offsets)], offsets[: len(rows)]
-        return Outline(
-            num_requests=len(rows),
-            offsets_s=offsets,
-            prompt_tokens=None,
-            output_tokens=[row.num_output_tokens for row in rows],
-            rows=rows,
-            num_distinct_rows=min(len(rows), len(all_rows)),
-        )
-    count = (dataset.num_prompts or DEFAULT_NUM_PROMPTS) if offsets is None else len(offsets)
-    inputs, outputs = dataset.lengths(as_sglang=config.as_sglang)
-    shape = RandomShape(count, inputs, outputs, dataset.random_prefix_len)
-    lengths = draw_lengths(shape, dataset.seed, config.key())
-    return Outline(
-        num_requests=count,
-        offsets_s=offsets,
-        prompt_tokens=lengths.prompt.tolist(),
-        output_tokens=lengths.output.tolist(),
-        shape=shape,
-    )
+    workload = make_workload(config, dataset.num_prompts if offsets is None else len(offsets))
+    if offsets is not None:
+        offsets = offsets[: len(workload)]
+    return Outline(workload, offsets)
 
 
 def load_of(config: ServeConfig, *, spent_s: float = 0.0) -> Load:
@@ -153,27 +122,29 @@ class Asker:
 
     def warm_ups(self, outline: Outline) -> list[Planned]:
         """Requests of random prompts of their own, as long as random ones are."""
-        count, dataset = self.config.load.num_warmups, self.config.dataset
-        inputs, outputs = dataset.lengths(as_sglang=self.config.as_sglang)
-        shape = RandomShape(count, inputs, outputs, dataset.random_prefix_len)
-        output_lens = draw_lengths(shape, *self._key).output.tolist()
-        asks = self._random_asks(shape, output_lens, WARM_UP_SALT)
+        inputs, outputs = self.config.dataset.lengths(as_sglang=self.config.as_sglang)
+        prefix = self.config.dataset.random_prefix_len
+        shape = RandomShape(self.config.load.num_warmups, inputs, outputs, prefix)
         return [
             Planned(self._request(f"warm-up-{number}", ask), ask.num_prompt_tokens)
-            for number, ask in enumerate(asks)
+            for number, ask in enumerate(self._made_up(sketch_random(shape, *self._key), WARM_UP_SALT))
         ]
 
     def trial(self, outline: Outline) -> Planned | None:
         """A request to find out early whether the server takes these token ids. It is not measured and warms
         nothing that is. None where that is known, or prompts are no ids."""
-        wording = self.wording
+        wording, sketches = self.wording, outline.workload.sketches
         known = self.endpoint.facts.vocab_size is not None
-        if known or outline.shape is None or not isinstance(wording, IdWording):
+        if known or sketches is None or not isinstance(wording, IdWording):
             return None
         salts = range(self.config.load.repeats)
-        prompt = wording.prompt(make_trial(wording.vocabulary, outline.shape, *self._key, salts=salts))
+        prompt = wording.prompt(make_trial(sketches, wording.vocabulary, *self._key, salts=salts))
         ask = _Ask(self._prompt_fields(prompt), len(prompt), 1)
         return Planned(self._request("trial", ask), len(prompt))
+
+    def probe(self, outline: Outline, num_tokens: int, salt: int) -> Prompt:
+        """A prompt that shares nothing with any of the outline's, to prove the cache cold with."""
+        return make_probe(outline.workload.sketches, self.wording, num_tokens, *self._key, salt=salt)
 
     @property
     def is_chat(self) -> bool:
@@ -196,17 +167,18 @@ class Asker:
         return self.config.dataset.seed, self.config.key()
 
     def _asks(self, outline: Outline, salt: int) -> Iterator[_Ask]:
-        if outline.shape is None:
-            return map(self._row_ask, outline.rows)
-        return self._random_asks(outline.shape, outline.output_tokens, salt)
+        sketches = outline.workload.sketches
+        return (
+            map(self._row_ask, outline.workload.rows) if sketches is None else self._made_up(sketches, salt)
+        )
 
-    def _random_asks(self, shape: RandomShape, output_lens: Sequence[int], salt: int) -> Iterator[_Ask]:
+    def _made_up(self, sketches: Sketches, salt: int) -> Iterator[_Ask]:
         wording = self.wording
-        shared = num_shared_tokens(wording, shape)
-        prompts = make_prompts(wording, shape, *self._key, salt=salt)
-        for number, (prompt, output_len) in enumerate(zip(prompts, output_lens, strict=True)):
-            # An ideal cache: the first request brings what all share, every later one finds it.
-            found = shared if number else 0
+        shared = shared_tokens(sketches, wording).tolist()
+        prompts = make_prompts(sketches, wording, *self._key, salt=salt)
+        columns = (prompts, shared, sketches.output_tokens.tolist())
+        for prompt, found, output_len in zip(*columns, strict=True):
+            # An ideal cache: it forgets nothing, and every earlier request has finished.
             expected = self.endpoint.expected_cached_tokens(found, len(prompt)) if wording.is_exact else None
             yield _Ask(self._prompt_fields(prompt), len(prompt), output_len, expected)
 
@@ -280,5 +252,5 @@ def rest_of(planned: Iterator[Planned], done: frozenset[str] | set[str]) -> Iter
 
 def tokens_of(outline: Outline) -> tuple[int | None, int]:
     """Prompt tokens (None: the server will say) and output tokens, all together."""
-    prompt = None if outline.prompt_tokens is None else int(np.sum(outline.prompt_tokens))
-    return prompt, int(np.sum(outline.output_tokens))
+    lengths = outline.workload.prompt_tokens
+    return None if lengths is None else sum(lengths), sum(outline.workload.output_tokens)

@@ -20,7 +20,6 @@ import msgspec
 import numpy as np
 
 from prefixlab.bench.calibrate.store import calibration_notes
-from prefixlab.bench.config.dataset import LengthRange
 from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.config.target import IN_PROCESS
 from prefixlab.bench.loadgen.decoding.recover import recover
@@ -37,7 +36,6 @@ from prefixlab.bench.runs.point import Asker, Outline, load_of, outline, rest_of
 from prefixlab.bench.targets.cold_start import Coldness, ColdStart
 from prefixlab.bench.targets.endpoint import Endpoint
 from prefixlab.bench.verdict import CacheCheck, Verdict, check_cache, delivery_notes, first_failure
-from prefixlab.bench.workloads.random import RandomShape, make_probe
 from prefixlab.core.clock import wall_time_label
 from prefixlab.core.errors import TargetError
 from prefixlab.core.seams import Tokenizer
@@ -281,15 +279,11 @@ class ServeRun:
     def _start_cold(self, repeat: _Repeat) -> None:
         self._watcher.describe("emptying the cache")
         endpoint = self._endpoint
-        shape = repeat.outline.shape or RandomShape(1, LengthRange(1, 1), LengthRange(1, 1))
         size = endpoint.probe_tokens
         if endpoint.facts.max_model_len is not None:
             size = min(size, endpoint.facts.max_model_len - 1)
-        key = self._config.dataset.seed, self._config.key()
-        found = endpoint.start_cold(
-            make_probe(self._asker.wording, shape, size, *key, salt=self._salt + repeat.number)
-        )
-        if found.coldness is Coldness.SALTED and not self._salt and repeat.outline.shape is not None:
+        found = endpoint.start_cold(self._asker.probe(repeat.outline, size, self._salt + repeat.number))
+        if found.coldness is Coldness.SALTED and not self._salt and repeat.outline.workload.sketches:
             self._salt = secrets.randbits(62) | 1
         note = cold_note(found, salted=bool(self._salt))
         if note not in self._notes:
@@ -338,27 +332,13 @@ class ServeRun:
         return self._prompt_notes(planned)
 
     def _prompt_notes(self, planned: Outline) -> list[str]:
-        if planned.shape is None:
-            template = ", in the tokenizer's chat template" if self._config.dataset.chat_template else ""
-            notes = [f"prompts are those of {self._config.dataset.dataset_path}{template}"]
-            if planned.num_distinct_rows < len(planned.rows):
-                notes.append(
-                    f"the file's {counted(planned.num_distinct_rows, 'row')} were repeated to make "
-                    f"{counted(len(planned.rows), 'request')}: what is repeated hits the cache"
-                )
-            return notes
-        wording = self._asker.wording
-        prefix = planned.shape.num_prefix_tokens
-        return [
-            f"prompts of {planned.shape.inputs} tokens"
-            + (f" behind {prefix:,} that all share" if prefix else "")
-            + f", outputs of {planned.shape.outputs}, made of {wording.vocabulary.describe()}",
-            *(
-                ["prompt lengths are about as asked; the figures are the server's count"]
-                if not wording.is_exact
-                else []
-            ),
-        ]
+        workload, wording = planned.workload, self._asker.wording
+        if workload.sketches is None:
+            return list(workload.notes)
+        notes = [*workload.notes, f"prompts made of {wording.vocabulary.describe()}"]
+        if not wording.is_exact:
+            notes.append("prompt lengths are about as asked; the figures are the server's count")
+        return notes
 
     def _result_notes(self, result: PointResult) -> list[str]:
         table, metrics = result.table, result.metrics

@@ -1,0 +1,65 @@
+"""A workload: what one repeat of a point asks, before any prompt is made.
+
+Owns the seam between those who say what is asked (generators, traces, files) and those who ask it. A workload
+of made-up tokens is sketches; one from a file of prompts is rows. Nothing else is known of it further on, so
+whatever makes sketches can be served, swept, saved and checked against the cache.
+
+Invariant: a workload is a pure function of its settings, its seed and the repeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from prefixlab.bench.workloads.custom import Row
+from prefixlab.bench.workloads.sketch import FloatArray, Sketches
+from prefixlab.core.errors import ConfigError
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """Made by a generator; exactly one of `sketches` and `rows` is there.
+
+    Attributes:
+        sketches: who shares what with whom, how long, and when.
+        rows: prompts as a file has them.
+        notes: what a reader of the report should know of it, each a sentence without a full stop.
+        length_flags: the flags that decide how long its requests are, for messages.
+    """
+
+    sketches: Sketches | None = None
+    rows: Sequence[Row] = field(default=())
+    notes: tuple[str, ...] = ()
+    length_flags: str = ""
+
+    def __post_init__(self) -> None:
+        assert (self.sketches is None) == bool(self.rows), "a workload is sketches or rows"
+
+    def __len__(self) -> int:
+        return len(self.rows) if self.sketches is None else len(self.sketches)
+
+    @property
+    def prompt_tokens(self) -> Sequence[int] | None:
+        """Of each request; None where only the server can count."""
+        return None if self.sketches is None else self.sketches.prompt_tokens.tolist()
+
+    @property
+    def output_tokens(self) -> Sequence[int]:
+        if self.sketches is None:
+            return [row.num_output_tokens for row in self.rows]
+        lengths: list[int] = self.sketches.output_tokens.tolist()
+        return lengths
+
+    @property
+    def offsets_s(self) -> FloatArray | None:
+        """Its own times, where it has any."""
+        return None if self.sketches is None else self.sketches.offsets_s
+
+    def first(self, count: int) -> Workload:
+        """Its first requests. Raises ConfigError if there are fewer."""
+        if count > len(self):
+            raise ConfigError(f"{count:,} requests are asked for, and the workload has {len(self):,}")
+        if self.sketches is None:
+            return replace(self, rows=self.rows[:count])
+        return replace(self, sketches=self.sketches.first(count))
