@@ -1,0 +1,1 @@
+"""Recorded traffic: read, fitted, analysed, made anew, written and fetched."""
