@@ -259,11 +259,19 @@ def climb(binary: Path, folder: Path, rates: list[int], repeats: int, *, lockste
     return ladders
 
 
-def summit(ladder: Ladder, held: Callable[[Run], bool]) -> tuple[float, tuple[Load, list[Run]] | None]:
-    """The highest rate below the first one that broke in any repeat, and that one."""
+def summit(
+    ladder: Ladder, held: Callable[[Run], bool], *, every: bool
+) -> tuple[float, tuple[Load, list[Run]] | None]:
+    """The highest rate below the first one that broke, and that one.
+
+    Args:
+        every: one repeat is enough to break; else it takes half of them. On a machine that others share, a
+            repeat may fall into a time in which neither core ran.
+    """
     held_up_to = 0.0
     for load, runs in ladder:
-        if not all(map(held, runs)):
+        num_held = sum(map(held, runs))
+        if num_held < len(runs) and (every or 2 * num_held <= len(runs)):
             return held_up_to, (load, runs)
         held_up_to = load.tokens_per_s
     return held_up_to, None
@@ -315,11 +323,15 @@ def main() -> None:
             print_table(HEADERS, [row(*each) for each in rows])
         limits: dict[str, dict[str, float]] = {}
         for words, held in LIMITS.items() if rates else ():
-            for name, ladder in ladders.items():
-                held_up_to, broken = summit(ladder, held)
-                limits.setdefault(words, {})[name] = rounded(held_up_to)
-                how = why_it_broke(*broken) if broken else "did not break"
-                print(f"{words}: {name} up to {held_up_to:,.0f} tokens/s on one core; {how}")
+            for every, repeats_words in ((True, "every repeat"), (False, "most repeats")):
+                for name, ladder in ladders.items():
+                    held_up_to, broken = summit(ladder, held, every=every)
+                    limits.setdefault(f"{words}, {repeats_words}", {})[name] = rounded(held_up_to)
+                    how = why_it_broke(*broken) if broken else "did not break"
+                    print(
+                        f"{words}, in {repeats_words}: {name} up to {held_up_to:,.0f} tokens/s on one core; "
+                        f"{how}"
+                    )
         overloaded = overload(binary, folder, quick=args.quick)
         print("\nopen loop at twice what the server carries:")
         print_table(["figure", ""], [[name, value] for name, value in overloaded.items()])
