@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from prefixlab.bench.config.load import LoadConfig
 from prefixlab.bench.loadgen.health import ClientHealth
 from prefixlab.bench.metrics.point import PointResult, evaluate
 from prefixlab.bench.records.record import Outcome, Record
@@ -24,7 +25,7 @@ from tests.bench.points import NUM_TOKENS, a_point, settings_of
 # `vllm bench serve --save-result` of 0.32 writes these, given --percentile-metrics ttft,tpot,itl,e2el.
 VLLM_KEYS = {
     *("date", "endpoint_type", "backend", "label", "model_id", "tokenizer_id", "num_prompts"),
-    *("request_rate", "burstiness", "max_concurrency"),
+    *("request_rate", "burstiness", "max_concurrency", "rtfx"),
     *("duration", "completed", "failed", "total_input_tokens", "total_output_tokens"),
     *("request_throughput", "request_goodput", "output_throughput", "total_token_throughput"),
     *("max_output_tokens_per_s", "max_concurrent_requests"),
@@ -107,6 +108,14 @@ class TestKeys:
         assert keys["errors"][-1] == "HTTP 503: full"
         assert keys["itls"][0] == pytest.approx([0.02] * (NUM_TOKENS - 1), abs=0.2)
         assert keys["start_times"][0] == 0.0
+
+    def test_a_ramp_has_vllms_keys_and_without_one_there_are_none(self) -> None:
+        load = LoadConfig(ramp_up_strategy="linear", ramp_up_start_rps=1, ramp_up_end_rps=9)
+        ramped = replace(a_point(), settings=replace(settings_of(), ramp=load.ramp()))
+        keys = result_keys(ramped)
+        names = ("ramp_up_strategy", "ramp_up_start_rps", "ramp_up_end_rps")
+        assert [keys[name] for name in names] == ["linear", 1, 9]
+        assert not LoadConfig().ramp() and not {*names} & set(result_keys(a_point()))
 
     def test_the_users_metadata_is_carried(self) -> None:
         result = a_point()

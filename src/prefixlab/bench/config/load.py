@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prefixlab.bench.workloads.arrivals import (
     POISSON,
@@ -193,6 +194,13 @@ class LoadConfig:
                 f"the last request would be sent after {days}, at {self.arrivals()}: send more often"
             )
         return offsets
+
+    def ramp(self) -> dict[str, Any]:
+        """Its settings, by the names of vLLM's results; empty without one."""
+        if self.ramp_up_strategy is None:
+            return {}
+        names = ("ramp_up_strategy", "ramp_up_start_rps", "ramp_up_end_rps")
+        return {name: getattr(self, name) for name in names}
 
     def arrivals(self) -> str:
         """In words: when requests come. Nothing in closed loop."""

@@ -39,6 +39,7 @@ class PointSettings:
         open_loop: requests went at their own times; else as slots came free.
         request_rate: per second; infinite where no rate was asked for.
         arrivals: in words, such as "Poisson" or "ramp 1 to 20 req/s".
+        ramp: the ramp's settings by vLLM's names; empty without one.
         selected: which of LATENCIES are shown.
         percentiles: in percent, shown of each.
         metadata: the user's own keys, which results carry as they are.
@@ -56,6 +57,7 @@ class PointSettings:
     request_rate: float = float("inf")
     burstiness: float = 1.0
     arrivals: str = ""
+    ramp: Mapping[str, Any] = field(default_factory=dict)
     max_concurrency: int | None = None
     objectives: Objectives | None = None
     selected: tuple[str, ...] = ("ttft", "tpot", "itl")

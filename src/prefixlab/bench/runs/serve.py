@@ -383,6 +383,7 @@ def point_settings(
         request_rate=config.load.request_rate,
         burstiness=config.load.burstiness,
         arrivals=config.load.arrivals(),
+        ramp=config.load.ramp(),
         max_concurrency=config.load.max_concurrency,
         objectives=config.report.objectives(),
         selected=config.report.metrics(),

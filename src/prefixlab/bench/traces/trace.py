@@ -4,7 +4,8 @@ Owns the form in which every format is read. A trace holds no text, only the ide
 turns into sketches, and by them into prompts that share exactly what was shared.
 
 Invariant: requests are in the order of their times; each has one hash id per full block of its prompt, and
-one more where the format names the last, partial block too; equal ids are equal blocks behind equal beginnings.
+one more where the format names the last, partial block too; equal ids are equal blocks behind equal
+beginnings.
 """
 
 from __future__ import annotations

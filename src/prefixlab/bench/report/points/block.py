@@ -182,6 +182,7 @@ def _client_rows(result: PointResult) -> list[Row]:
         ("P99 send lag (ms):", milliseconds_at(health.send_lag_s, 0.99)),
         ("Merged reads:", f"{health.num_merged_reads} of {health.num_reads}"),
         ("Connections opened / reused:", f"{health.num_connects} / {health.num_reused}"),
+        ("Sent again (connection had gone):", health.num_resends or None),
         ("Mean connect time (ms):", milliseconds(metrics.connect_s.mean)),
         ("Clock steps:", health.num_clock_steps),
     ]

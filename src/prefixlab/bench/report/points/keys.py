@@ -48,10 +48,12 @@ def result_keys(result: PointResult, *, detailed: bool = False) -> dict[str, Any
         "dataset_name": settings.dataset,
         "loop": "open" if settings.open_loop else "closed",
         "arrivals": settings.arrivals or None,
+        **settings.ramp,
         "swept": dict(settings.swept) or None,
         "planned": metrics.planned,
         **as_result_keys(metrics),
         "total_output_tokens_retokenized": None,  # tokens are counted by the server, none are made again
+        "rtfx": None,  # of audio
         "failures": dict(metrics.failures),
         "request_goodput": goodput and goodput.request_goodput,
         "goodput_share": goodput and goodput.share,
@@ -96,6 +98,7 @@ def client_keys(health: ClientHealth) -> dict[str, Any]:
         "merged_reads": health.num_merged_reads,
         "connections_opened": health.num_connects,
         "connections_reused": health.num_reused,
+        "sent_again": health.num_resends,
         "retries": health.num_retries,
         "clock_steps": health.num_clock_steps,
         "clock_drift_ppm": health.clock_drift_ppm,
