@@ -14,7 +14,7 @@ from prefixlab.bench.config.dataset import DEFAULT_NUM_PROMPTS
 from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.report.console import counted
 from prefixlab.bench.workloads.custom import choose_rows, read_rows
-from prefixlab.bench.workloads.random import RandomShape, random_workload
+from prefixlab.bench.workloads.generators.random import RandomShape, random_workload
 from prefixlab.bench.workloads.workload import Workload
 
 Maker = Callable[[ServeConfig, int | None], Workload]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from prefixlab.bench.config.dataset import LengthRange
 from prefixlab.bench.workloads import prompts as making
-from prefixlab.bench.workloads.random import RandomShape, sketch_random
+from prefixlab.bench.workloads.generators.random import RandomShape, sketch_random
 from prefixlab.bench.workloads.tokens import Vocabulary
 from prefixlab.bench.workloads.wording import (
     ChatWording,
