@@ -19,6 +19,7 @@ from prefixlab.bench.loadgen.plan import Load, Planned
 from prefixlab.bench.loadgen.socket_driver import SocketDriver
 from prefixlab.bench.runs.calibrate import CalibrateRun, run_calibrate
 from prefixlab.bench.targets.dialects import CompletionsDialect
+from prefixlab.core.errors import TargetError
 
 CONFIG = CalibrateConfig(max_concurrency=4, num_prompts=8, output_len=10, ttft_ms=20, itl_ms=20, quick=True)
 
@@ -98,18 +99,25 @@ def test_in_open_loop_and_afterwards_the_process_may_run_where_it_could_before()
     assert os.sched_getaffinity(0) == cores
 
 
-class _Interrupted:
-    """A driver whose runs are whole, and ended by Ctrl-C."""
+class _Ended:
+    """A driver whose runs are whole, and said to have ended in some other way."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, **how_ended: Any) -> None:
         self._driver = make_driver(url)
+        self._how_ended = how_ended
 
     def run(self, plan: Iterable[Planned], load: Load, **how: Any) -> Drive:
-        return dataclasses.replace(self._driver.run(plan, load, **how), interrupted=True)
+        return dataclasses.replace(self._driver.run(plan, load, **how), **self._how_ended)
 
 
 def test_an_interrupted_run_is_no_finding_and_ends_it_all() -> None:
     said: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        run_calibrate(CONFIG, _Interrupted, said.append, most_streams=5)
+        run_calibrate(CONFIG, lambda url: _Ended(url, interrupted=True), said.append, most_streams=5)
     assert not [line for line in said if "streams," in line], "no rung is tried any more"
+
+
+def test_a_client_process_that_died_is_no_finding_either() -> None:
+    with pytest.raises(TargetError, match="no finding: client process 1 was killed"):
+        died = ("client process 1 was killed",)
+        run_calibrate(CONFIG, lambda url: _Ended(url, deaths=died), lambda line: None, most_streams=5)

@@ -29,6 +29,7 @@ from prefixlab.bench.loadgen.plan import Load, Planned
 from prefixlab.bench.report.environment import machine_name
 from prefixlab.core.block_hash import as_token_ids
 from prefixlab.core.clock import wall_time_label
+from prefixlab.core.errors import TargetError
 from prefixlab.core.target import TargetRequest
 
 PROMPT_LEN = 64
@@ -67,6 +68,7 @@ def run_calibrate(
 
     Raises:
         ConfigError: not on this system, or not with so few open files.
+        TargetError: a client process died.
         KeyboardInterrupt: a run was interrupted; what it brought is no finding.
     """
     itl_s = config.itl_ms / 1e3
@@ -84,6 +86,8 @@ def run_calibrate(
                 drive = make_driver(playing.url).run(plan, load)
                 if drive.interrupted:
                     raise KeyboardInterrupt
+                if drive.deaths:
+                    raise TargetError(f"no finding: {'; '.join(drive.deaths)}")
                 return compare(drive, playing.stop(), shape.itl_ns)
 
         def measure_rung(streams: int) -> Comparison:

@@ -211,6 +211,7 @@ class _Sweep:
         notes = list(self._endpoint.warnings)
         if drive.interrupted:
             notes.append("interrupted: the figures are of the requests that had finished by then")
+        notes += [f"not all was sent: {death}" for death in drive.deaths]
         page_size = self._endpoint.page_size
         head = self._endpoint.wording.num_head_tokens
         if page_size is not None and 0 < shape.num_shared_tokens < page_size:
