@@ -13,7 +13,7 @@ import numpy as np
 from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.runs.point import CHAT, Asker, Outline, outline
 from prefixlab.bench.targets.endpoint import Endpoint
-from prefixlab.bench.workloads.custom import content_of
+from prefixlab.bench.workloads.files.custom import content_of
 from prefixlab.core.errors import ConfigError
 from prefixlab.core.seams import Tokenizer
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from prefixlab.bench.config.dataset import DEFAULT_NUM_PROMPTS
 from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.report.console import counted
-from prefixlab.bench.workloads.custom import choose_rows, read_rows
+from prefixlab.bench.workloads.files.custom import choose_rows, read_rows
 from prefixlab.bench.workloads.generators.random import RandomShape, random_workload
 from prefixlab.bench.workloads.workload import Workload
 

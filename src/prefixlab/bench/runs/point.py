@@ -20,7 +20,7 @@ from prefixlab.bench.loadgen.plan import Load, Planned
 from prefixlab.bench.runs.making import make_workload
 from prefixlab.bench.targets.endpoint import Endpoint
 from prefixlab.bench.workloads.arrivals import FloatArray
-from prefixlab.bench.workloads.custom import Row, content_of
+from prefixlab.bench.workloads.files.custom import Row, content_of
 from prefixlab.bench.workloads.generators.random import RandomShape, sketch_random
 from prefixlab.bench.workloads.prompts import make_probe, make_prompts, make_trial, shared_tokens
 from prefixlab.bench.workloads.sketch import Sketches

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from prefixlab.bench.workloads.custom import Row
+from prefixlab.bench.workloads.files.custom import Row
 from prefixlab.bench.workloads.sketch import FloatArray, Sketches
 from prefixlab.core.errors import ConfigError
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from prefixlab.bench.config.dataset import DatasetConfig
-from prefixlab.bench.workloads.custom import Row, choose_rows, content_of, read_rows
+from prefixlab.bench.workloads.files.custom import Row, choose_rows, content_of, read_rows
 from prefixlab.core.errors import ConfigError
 from prefixlab.core.text.byte_tokenizer import ByteTokenizer
 

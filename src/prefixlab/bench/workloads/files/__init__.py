@@ -1,0 +1,1 @@
+"""Workloads from files: prompts as somebody else wrote them."""
