@@ -1,0 +1,204 @@
+"""Sessions: requests that wait for one another, turn after turn, each prompt holding all that was said before.
+
+Owns two kinds. *Live* sessions are made up: a later turn is only what is new, behind the prompt before it and
+what the server really answered. *Recorded* ones are a trace's: their prompts are as they were then, whatever
+is answered now. Both come session by session, for in closed loop a slot is a session's until it ends.
+
+Invariants: a later turn waits for the one before it, never for another; more sessions begin like fewer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from prefixlab.bench.config.dataset import LengthRange
+from prefixlab.bench.traces.trace import Trace
+from prefixlab.bench.workloads.generators.random import draw_lengths
+from prefixlab.bench.workloads.sketch import NOBODY, FloatArray, IntArray, Sketches
+from prefixlab.bench.workloads.workload import Workload
+from prefixlab.core.errors import ConfigError
+
+_FIRST, _LATER, _OUTPUTS, _THINK = range(4)
+_SYSTEM_KEY = 0
+_LOGNORMAL_SIGMA = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class SessionShape:
+    """What live sessions to make.
+
+    Attributes:
+        first, later: new prompt tokens of a first turn behind the system prompt, and of each after it.
+        num_system_tokens: at the start of every session, the same in all.
+    """
+
+    num_sessions: int
+    num_turns: int
+    first: LengthRange
+    later: LengthRange
+    outputs: LengthRange
+    num_system_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkTime:
+    """How long a session waits between an answer and its next turn: constant, exponential or lognormal."""
+
+    mean_s: float
+    distribution: str = "constant"
+
+    def draw(self, count: int, *key: int) -> FloatArray:
+        """Shape (count,). `key`: whole numbers ≥ 0 that the times depend on."""
+        random = np.random.Generator(np.random.PCG64(np.random.SeedSequence((*key, _THINK))))
+        if self.distribution == "exponential":
+            return random.standard_exponential(count) * self.mean_s
+        if self.distribution == "lognormal":
+            # exp(σN - σ²/2) has mean 1
+            shape = _LOGNORMAL_SIGMA * random.standard_normal(count) - _LOGNORMAL_SIGMA**2 / 2
+            return np.exp(shape) * self.mean_s
+        return np.full(count, self.mean_s)
+
+    def __str__(self) -> str:
+        return f"{self.mean_s:g} s" + ("" if self.distribution == "constant" else f", {self.distribution}")
+
+
+def live_workload(shape: SessionShape, think: ThinkTime, *key: int) -> Workload:
+    """`key`: whole numbers ≥ 0 that lengths and think times depend on."""
+    later = (
+        f", then {shape.later} more each, behind what the server answered ({shape.outputs} tokens)"
+        if shape.num_turns > 1
+        else f", outputs of {shape.outputs}"
+    )
+    system = f"{shape.num_system_tokens:,} that all share, and " if shape.num_system_tokens else ""
+    notes = (
+        f"{shape.num_sessions:,} sessions of {shape.num_turns:,} turns: first prompts of {system}"
+        f"{shape.first} tokens{later}",
+        *((f"think time of {think} before each later turn",) if think.mean_s else ()),
+    )
+    flags = "--num-turns, --turn-len, --first-turn-len, --system-len and --turn-output-len"
+    return Workload(sketch_live(shape, think, *key), notes=notes, length_flags=flags)
+
+
+def sketch_live(shape: SessionShape, think: ThinkTime, *key: int) -> Sketches:
+    num_sessions, num_turns = shape.num_sessions, shape.num_turns
+    count = num_sessions * num_turns
+    rows = np.arange(count)
+    turns = rows % num_turns
+    is_first = turns == 0
+    sizes = draw_lengths(shape.later, count, *key, _LATER)
+    sizes[is_first] = draw_lengths(shape.first, num_sessions, *key, _FIRST)
+    keys, starts = -1 - rows, np.arange(count + 1)
+    if shape.num_system_tokens:
+        firsts = np.flatnonzero(is_first)
+        keys = np.insert(keys, firsts, _SYSTEM_KEY)
+        sizes = np.insert(sizes, firsts, shape.num_system_tokens)
+        starts += np.concatenate(([0], np.cumsum(is_first)))
+    return Sketches(
+        starts,
+        keys,
+        sizes,
+        draw_lengths(shape.outputs, count, *key, _OUTPUTS),
+        after=np.where(is_first, NOBODY, rows - 1),
+        delays_s=np.where(is_first, 0.0, think.draw(count, *key)),
+        continues=~is_first,
+        session_ids=[f"session-{number}" for number in (rows // num_turns).tolist()],
+        turns=turns,
+    )
+
+
+def recorded_workload(
+    trace: Trace,
+    think: ThinkTime | None = None,
+    *key: int,
+    num_sessions: int | None = None,
+    num_turns: int | None = None,
+) -> Workload:
+    """The sessions of a trace, the first so many of each if asked.
+
+    Args:
+        think: instead of the recorded think times.
+
+    Raises:
+        ConfigError: the trace knows no sessions.
+    """
+    sketches = sketch_recorded(trace, think, *key, num_sessions=num_sessions, num_turns=num_turns)
+    assert sketches.turns is not None
+    later = sketches.turns > 0
+    num_found = int((~later).sum())
+    notes = [
+        f"{num_found:,} sessions of {trace.name}, {len(sketches):,} turns; prompts are as recorded, so what is "
+        "answered now is in none of them"
+    ]
+    if not trace.has_ids:
+        notes.append(f"{trace.name} does not say what prompts share: no turn holds the one before it")
+    if think is not None:
+        notes.append(f"think time of {think} before each later turn, not the recorded one")
+    elif trace.think_s is None or np.isnan(trace.think_s).all():
+        if later.any():
+            notes.append(
+                f"{trace.name} does not say how long users thought: later turns follow at once "
+                "(--think-time says how long)"
+            )
+    else:
+        notes.append("later turns wait for the answer before, and then as long as was recorded")
+    flags = "--dataset-path and --num-turns"
+    return Workload(sketches, notes=tuple(notes), length_flags=flags)
+
+
+def sketch_recorded(
+    trace: Trace,
+    think: ThinkTime | None = None,
+    *key: int,
+    num_sessions: int | None = None,
+    num_turns: int | None = None,
+) -> Sketches:
+    """See `recorded_workload`. Times of arrival are left out: a later turn goes when the one before has ended."""
+    if trace.session_ids is None:
+        raise ConfigError(
+            f"{trace.name} knows no sessions: none of its rows says which conversation it is of; "
+            "bench trace replays it at its times"
+        )
+    order, sessions, turns = _by_session(trace)
+    keep = turns < (len(trace) if num_turns is None else num_turns)
+    keep &= sessions < (len(trace) if num_sessions is None else num_sessions)
+    order, turns = order[keep], turns[keep]
+    is_first = turns == 0
+    if think is not None:
+        delays = think.draw(len(order), *key)
+    else:
+        delays = np.zeros(len(order)) if trace.think_s is None else np.nan_to_num(trace.think_s[order])
+    starts, pieces = _gather(trace.sketches.starts, order)
+    return Sketches(
+        starts,
+        trace.sketches.keys[pieces],
+        trace.sketches.sizes[pieces],
+        trace.output_tokens[order],
+        after=np.where(is_first, NOBODY, np.arange(len(order)) - 1),
+        delays_s=np.where(is_first, 0.0, delays),
+        session_ids=[trace.session_ids[row] for row in order.tolist()],
+        turns=turns,
+    )
+
+
+def _by_session(trace: Trace) -> tuple[IntArray, IntArray, IntArray]:
+    """The trace's rows session by session, in the order in which sessions begin; of each of these, shape
+    (n,), the number of its session and its turn, both from 0."""
+    assert trace.session_ids is not None
+    numbers: dict[str, int] = {}
+    session = np.fromiter((numbers.setdefault(name, len(numbers)) for name in trace.session_ids), np.int64)
+    turn = np.zeros(len(trace), np.int64) if trace.turns is None else trace.turns
+    order = np.lexsort((turn, session))  # stable: without turns, in the order of time
+    session = session[order]
+    begins = np.flatnonzero(np.diff(session, prepend=-1))
+    counts = np.diff(begins, append=len(session))
+    return order, session, np.arange(len(session)) - np.repeat(begins, counts)
+
+
+def _gather(starts: IntArray, rows: IntArray) -> tuple[IntArray, IntArray]:
+    """Where the pieces of `rows` lie, one row after another: their new starts, and their old places."""
+    counts = starts[rows + 1] - starts[rows]
+    new_starts = np.concatenate(([0], np.cumsum(counts)))
+    shift = np.repeat(starts[rows] - new_starts[:-1], counts)
+    return new_starts, np.arange(int(new_starts[-1])) + shift
