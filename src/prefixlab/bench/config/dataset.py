@@ -11,21 +11,25 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
 from prefixlab.core.config import did_you_mean, setting
 from prefixlab.core.errors import ConfigError
 
+TRACE_DATASETS = ("trace", "mooncake", "timed_trace", "burstgpt", "agentic-trace")
+"""A recorded trace, by our name and by those of vLLM's and SGLang's clients; which format it has its content
+shows."""
 DATASETS = (
     *("random", "shared-prefix", "hit-rate", "prefix_repetition", "generated-shared-prefix"),
-    *("sessions", "custom"),
+    *("sessions", "custom", "sharegpt", "openai", "saved", "prefix-ratio"),
+    *TRACE_DATASETS,
 )
 LATER_DATASETS = (
-    *("sharegpt", "burstgpt", "random-mm", "random-rerank", "hf", "custom_audio", "custom_image"),
-    *("spec_bench", "speed_bench", "timed_trace", "agentic-trace", "openai"),
-    *("mmmu", "image", "mooncake", "longbench_v2", "speed-bench"),
+    *("random-mm", "random-rerank", "hf", "custom_audio", "custom_image"),
+    *("spec_bench", "speed_bench"),
+    *("mmmu", "image", "longbench_v2", "speed-bench"),
 )
 """Names vLLM's and SGLang's users know, of data sets that are not here yet."""
 DATASET_ALIASES = {"random-ids": "random"}
@@ -33,13 +37,16 @@ DATASET_ALIASES = {"random-ids": "random"}
 DEFAULT_NUM_PROMPTS = 1000
 DEFAULT_CUSTOM_OUTPUT_LEN = 256
 FROM_FILE = -1
-FILE_DATASETS = ("custom",)
+FILE_DATASETS = ("custom", "sharegpt", "openai", "saved")
 """Prompts as a file of --dataset-path has them; the prompts of all others are made up."""
+CHOSEN_DATASETS = ("custom", "sharegpt", "openai")
+"""Files whose rows are chosen from; a saved workload is sent as it is."""
 OPTIONS_OF: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("custom_output_len", "oversample", "shuffle", "chat_template"), FILE_DATASETS),
+    **dict.fromkeys(("custom_output_len", "oversample", "chat_template"), FILE_DATASETS),
+    "shuffle": (*FILE_DATASETS, "prefix_repetition"),
     **dict.fromkeys(("random_prefix_len", "random_range_ratio", "range_ratio_of"), ("random",)),
     "prompt_form": tuple(name for name in DATASETS if name not in FILE_DATASETS),
-    "dataset_path": FILE_DATASETS,
+    "dataset_path": (*FILE_DATASETS, *TRACE_DATASETS),
 }
 """Options of some data sets only. Lengths of random prompts are not among them: warm-up requests have them
 with any."""
@@ -106,7 +113,7 @@ class DatasetConfig:
         "custom: repeat rows where the file has fewer than --num-prompts, as vLLM's and SGLang's clients do; "
         "--no-oversample refuses",
     )
-    shuffle: bool = setting(True, "custom: take the rows in random order")
+    shuffle: bool = setting(True, "files and prefix_repetition: send the prompts in random order")
     chat_template: bool = setting(
         False, "custom: put text into the chat template of --tokenizer before it goes to an API without one"
     )
@@ -126,8 +133,8 @@ class DatasetConfig:
             raise ConfigError(
                 f"--dataset-name {name}: there is {_either(DATASETS)}{did_you_mean(name, known)}"
             )
-        if name in FILE_DATASETS and self.dataset_path is None:
-            raise ConfigError(f"--dataset-name {name} reads its prompts from a file: give --dataset-path")
+        if name in OPTIONS_OF["dataset_path"] and self.dataset_path is None:
+            raise ConfigError(f"--dataset-name {name} reads a file: give --dataset-path")
         self._check_unused()
         for field, least in (
             ("num_prompts", 1),
@@ -195,6 +202,27 @@ def length_range(length: int, ratio: float, as_sglang: bool) -> LengthRange:
     if as_sglang:
         return LengthRange(max(1, int(length * ratio)), length)
     return LengthRange(max(1, math.floor(length * (1 - ratio))), math.ceil(length * (1 + ratio)))
+
+
+@dataclass(frozen=True)
+class ShareGptConfig:
+    """Conversations that people had, as SGLang's flags for its data sets `sharegpt` and `openai` shape them."""
+
+    DATASETS: ClassVar[tuple[str, ...]] = ("sharegpt", "openai")
+
+    sharegpt_output_len: int | None = setting(
+        None,
+        "output tokens of each request (default: as long as the reply in the file, for which --tokenizer is "
+        "needed; openai: max_tokens where a line has it)",
+    )
+    sharegpt_context_len: int | None = setting(
+        None, "leave out conversations of more tokens, prompt and output together (needs --tokenizer)"
+    )
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and value < 1:
+                raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
 
 
 @dataclass(frozen=True)

@@ -8,18 +8,21 @@ Invariant: every number decided or refused by the flag's name; defaults live onl
 
 from __future__ import annotations
 
+import math
+import typing
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from prefixlab.core.config import setting
 from prefixlab.core.errors import ConfigError
 
 POPULARITIES = ("uniform", "zipf")
+DEFAULT_PAGE_SIZE = 16
 
 
 @dataclass(frozen=True)
 class PrefixRepetitionConfig:
-    """vLLM's `prefix_repetition`: so many prefixes, each in front of as many suffixes, prefix by prefix."""
+    """vLLM's `prefix_repetition`: so many prefixes, each in front of as many suffixes."""
 
     DATASETS: ClassVar[tuple[str, ...]] = ("prefix_repetition",)
 
@@ -49,10 +52,19 @@ class GspConfig:
     gsp_zipf_alpha: float = setting(
         1.0, "exponent of Zipf's law: above 0, the larger the fewer groups matter"
     )
+    gsp_range_ratio: float = setting(1.0, "lengths are drawn from [len·R, len]; 1: all the same")
     gsp_ordered: bool = setting(False, "send group by group; else in random order, as SGLang's client does")
 
     def __post_init__(self) -> None:
         _at_least_one(self)
+        _check_zipf("gsp_zipf_alpha", self.gsp_zipf_alpha, self.gsp_group_distribution)
+        if not 0 <= self.gsp_range_ratio <= 1:
+            raise ConfigError(f"--gsp-range-ratio must lie in [0, 1], not {self.gsp_range_ratio}")
+
+    @property
+    def num_prompts(self) -> int:
+        """Where nothing else says how many."""
+        return self.gsp_num_groups * self.gsp_prompts_per_group
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,18 @@ class SharedPrefixConfig:
 
     def __post_init__(self) -> None:
         _at_least_one(self)
+        _check_zipf("shared_zipf_alpha", self.shared_zipf_alpha, self.shared_popularity)
+        if not 0 <= self.shared_pct < 100:
+            raise ConfigError(
+                f"--shared-pct must lie in [0, 100), not {self.shared_pct:g}: the last token at least is "
+                "each prompt's own"
+            )
+
+    @property
+    def prefix_tokens(self) -> int:
+        """The shared part of each prompt."""
+        # Rounded first: 57 % of 100 tokens are 57, though 0.57 * 100 is less in floating point.
+        return min(self.shared_len - 1, math.floor(round(self.shared_len * self.shared_pct / 100, 6)))
 
 
 @dataclass(frozen=True)
@@ -82,10 +106,10 @@ class HitRateConfig:
     hit_rate_len: int = setting(1024, "tokens of each prompt")
     hit_rate_output_len: int = setting(128, "output tokens of each request")
     hit_rate_page_size: int | None = setting(
-        None, "tokens per page to aim for (default: the server's, else 16)"
+        None, f"tokens per page to aim for (default: --page-size, else {DEFAULT_PAGE_SIZE})"
     )
     hit_rate_capacity: int | None = setting(
-        None, "tokens the cache holds (default: what the server says; unlimited where it does not)"
+        None, "tokens the cache holds that is aimed for (default: it forgets nothing)"
     )
 
     def __post_init__(self) -> None:
@@ -94,7 +118,18 @@ class HitRateConfig:
         _at_least_one(self)
 
 
-def _at_least_one(config: object) -> None:
-    for name, value in vars(config).items():
-        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+def _check_zipf(name: str, exponent: float, distribution: str) -> None:
+    flag = f"--{name.replace('_', '-')}"
+    if not 0 < exponent < math.inf:
+        raise ConfigError(f"{flag} must be above 0, not {exponent:g}")
+    if distribution != "zipf" and exponent != 1:
+        choice = "--gsp-group-distribution" if name.startswith("gsp") else "--shared-popularity"
+        raise ConfigError(f"{flag} is for {choice} zipf")
+
+
+def _at_least_one(config: Any) -> None:
+    """Whole numbers, that is."""
+    for name, hint in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if hint in (int, int | None) and value is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, not {value}")

@@ -15,6 +15,11 @@ from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.report.console import counted
 from prefixlab.bench.workloads.files.custom import choose_rows, read_rows
 from prefixlab.bench.workloads.generators.random import RandomShape, random_workload
+from prefixlab.bench.workloads.generators.sharing import (
+    generated_shared_prefix_workload,
+    prefix_repetition_workload,
+    shared_prefix_workload,
+)
 from prefixlab.bench.workloads.workload import Workload
 
 Maker = Callable[[ServeConfig, int | None], Workload]
@@ -24,6 +29,13 @@ Maker = Callable[[ServeConfig, int | None], Workload]
 def make_workload(config: ServeConfig, count: int | None) -> Workload:
     """Raises ConfigError where files cannot be read, or settings contradict each other."""
     return MAKERS[config.dataset.dataset_name](config, count)
+
+
+def default_num_prompts(config: ServeConfig) -> int:
+    """How many requests there are where neither --num-prompts nor arrivals say so."""
+    if config.dataset.dataset_name == "generated-shared-prefix":
+        return config.gsp.num_prompts
+    return DEFAULT_NUM_PROMPTS
 
 
 def _random(config: ServeConfig, count: int | None) -> Workload:
@@ -51,4 +63,23 @@ def _custom(config: ServeConfig, count: int | None) -> Workload:
     return Workload(rows=rows, notes=tuple(notes), length_flags=flags)
 
 
-MAKERS: dict[str, Maker] = {"random": _random, "custom": _custom}
+def _shared_prefix(config: ServeConfig, count: int | None) -> Workload:
+    return shared_prefix_workload(config.shared_prefix, count, config.dataset.seed, config.key())
+
+
+def _prefix_repetition(config: ServeConfig, count: int | None) -> Workload:
+    key, shuffle = (config.dataset.seed, config.key()), config.dataset.shuffle
+    return prefix_repetition_workload(config.prefix_repetition, count, *key, shuffle=shuffle)
+
+
+def _generated_shared_prefix(config: ServeConfig, count: int | None) -> Workload:
+    return generated_shared_prefix_workload(config.gsp, count, config.dataset.seed, config.key())
+
+
+MAKERS: dict[str, Maker] = {
+    "random": _random,
+    "custom": _custom,
+    "shared-prefix": _shared_prefix,
+    "prefix_repetition": _prefix_repetition,
+    "generated-shared-prefix": _generated_shared_prefix,
+}

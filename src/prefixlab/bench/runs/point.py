@@ -14,10 +14,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prefixlab.bench.config.dataset import DEFAULT_NUM_PROMPTS, SamplingConfig
+import numpy as np
+
+from prefixlab.bench.config.dataset import SamplingConfig
 from prefixlab.bench.config.serve import ServeConfig
+from prefixlab.bench.config.sessions import SessionsConfig
 from prefixlab.bench.loadgen.plan import Load, Planned
-from prefixlab.bench.runs.making import make_workload
+from prefixlab.bench.runs.making import default_num_prompts, make_workload
+from prefixlab.bench.runs.sessions import spread
 from prefixlab.bench.targets.endpoint import Endpoint
 from prefixlab.bench.workloads.arrivals import FloatArray
 from prefixlab.bench.workloads.files.custom import Row, content_of
@@ -60,11 +64,31 @@ class Outline:
 def outline(config: ServeConfig, repeat: int = 0) -> Outline:
     """Raises ConfigError where files cannot be read, or settings bring no request."""
     dataset, load = config.dataset, config.load
-    offsets = load.offsets(dataset.num_prompts, DEFAULT_NUM_PROMPTS, dataset.seed, repeat)
-    workload = make_workload(config, dataset.num_prompts if offsets is None else len(offsets))
-    if offsets is not None:
-        offsets = offsets[: len(workload)]
+    asked = dataset.num_prompts
+    if dataset.dataset_name in SessionsConfig.DATASETS:
+        asked = config.sessions.num_sessions  # it is sessions that arrive, their later turns wait
+    offsets = load.offsets(asked, default_num_prompts(config), dataset.seed, repeat)
+    workload = make_workload(config, asked if offsets is None else len(offsets))
+    if load.fixed_schedule:
+        workload, offsets = _as_recorded(workload, config)
+    elif offsets is not None:
+        offsets = offsets[: workload.num_arriving]
+        offsets = offsets if workload.sketches is None else spread(offsets, workload.sketches)
     return Outline(workload, offsets)
+
+
+def _as_recorded(workload: Workload, config: ServeConfig) -> tuple[Workload, FloatArray]:
+    """With its own times, as far as --duration allows."""
+    offsets = workload.offsets_s
+    if offsets is None:
+        raise ConfigError(
+            f"{config.dataset.dataset_path} has no times: give --no-fixed-schedule, and --max-concurrency or "
+            "--request-rate"
+        )
+    if config.load.duration is not None:
+        offsets = offsets[: int(np.searchsorted(offsets, config.load.duration))]
+    config.load.check(offsets)
+    return workload.first(len(offsets)), offsets
 
 
 def load_of(config: ServeConfig, *, spent_s: float = 0.0) -> Load:
@@ -106,14 +130,18 @@ class Asker:
     def requests(self, outline: Outline, repeat: int, salt: int) -> Iterator[Planned]:
         """The plan, made as it is read."""
         offsets = itertools.repeat(0.0) if outline.offsets_s is None else iter(outline.offsets_s.tolist())
-        for number, (ask, offset_s) in enumerate(
-            zip(self._asks(outline, salt + repeat), offsets, strict=False)
+        places = outline.workload.places_in_sessions()
+        for number, (ask, offset_s, place) in enumerate(
+            zip(self._asks(outline, salt + repeat), offsets, places, strict=False)
         ):
+            if place.get("session_id") is not None:
+                place["session_id"] = self._id(repeat, place["session_id"])
             yield Planned(
                 request=self._request(self._id(repeat, number), ask),
                 num_prompt_tokens=ask.num_prompt_tokens,
                 num_expected_cached_tokens=ask.num_expected_cached_tokens,
                 offset_s=offset_s,
+                **place,
             )
 
     def request_ids(self, outline: Outline, repeat: int) -> list[str]:
@@ -162,6 +190,10 @@ class Asker:
             return TextWording(self.tokenizer, ours.vocabulary)
         return ours
 
+    def prompts(self, sketches: Sketches, salt: int) -> Iterator[Prompt]:
+        """As they are worded, one after another; of one that continues another, only what is new."""
+        return make_prompts(sketches, self.wording, *self._key, salt=salt)
+
     @property
     def _key(self) -> tuple[int, int]:
         return self.config.dataset.seed, self.config.key()
@@ -175,7 +207,7 @@ class Asker:
     def _made_up(self, sketches: Sketches, salt: int) -> Iterator[_Ask]:
         wording = self.wording
         shared = shared_tokens(sketches, wording).tolist()
-        prompts = make_prompts(sketches, wording, *self._key, salt=salt)
+        prompts = self.prompts(sketches, salt)
         columns = (prompts, shared, sketches.output_tokens.tolist())
         for prompt, found, output_len in zip(*columns, strict=True):
             # An ideal cache: it forgets nothing, and every earlier request has finished.
@@ -230,7 +262,7 @@ class Asker:
         }
         return {"sampling_params": params, **given}
 
-    def _id(self, repeat: int, number: int) -> str:
+    def _id(self, repeat: int, number: int | str) -> str:
         of_repeat = f"repeat{repeat}-" if self.config.load.repeats > 1 else ""
         return f"{self.config.request.request_id_prefix}{of_repeat}{number}"
 
