@@ -10,8 +10,9 @@ the same ids, so a run can go on where it stopped.
 from __future__ import annotations
 
 import itertools
+from array import array
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,13 @@ from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.config.sessions import SessionsConfig
 from prefixlab.bench.loadgen.plan import Load, Planned
 from prefixlab.bench.runs.making import default_num_prompts, make_workload
-from prefixlab.bench.runs.sessions import spread
+from prefixlab.bench.runs.sessions import is_continuing, places_in_sessions, spread
 from prefixlab.bench.targets.endpoint import Endpoint
 from prefixlab.bench.workloads.arrivals import FloatArray
 from prefixlab.bench.workloads.files.custom import Row, content_of
 from prefixlab.bench.workloads.generators.random import RandomShape, sketch_random
 from prefixlab.bench.workloads.prompts import make_probe, make_prompts, make_trial, shared_tokens
-from prefixlab.bench.workloads.sketch import Sketches
+from prefixlab.bench.workloads.sketch import NOBODY, Sketches
 from prefixlab.bench.workloads.wording import IdWording, Prompt, Wording
 from prefixlab.bench.workloads.words import TextWording, WordWording
 from prefixlab.bench.workloads.workload import Workload
@@ -72,8 +73,7 @@ def outline(config: ServeConfig, repeat: int = 0) -> Outline:
     if load.fixed_schedule:
         workload, offsets = _as_recorded(workload, config)
     elif offsets is not None:
-        offsets = offsets[: workload.num_arriving]
-        offsets = offsets if workload.sketches is None else spread(offsets, workload.sketches)
+        offsets = spread(offsets, workload)
     return Outline(workload, offsets)
 
 
@@ -130,11 +130,11 @@ class Asker:
     def requests(self, outline: Outline, repeat: int, salt: int) -> Iterator[Planned]:
         """The plan, made as it is read."""
         offsets = itertools.repeat(0.0) if outline.offsets_s is None else iter(outline.offsets_s.tolist())
-        places = outline.workload.places_in_sessions()
+        places = places_in_sessions(outline.workload.sketches)
         for number, (ask, offset_s, place) in enumerate(
             zip(self._asks(outline, salt + repeat), offsets, places, strict=False)
         ):
-            if place.get("session_id") is not None:
+            if "session_id" in place:
                 place["session_id"] = self._id(repeat, place["session_id"])
             yield Planned(
                 request=self._request(self._id(repeat, number), ask),
@@ -208,11 +208,15 @@ class Asker:
         wording = self.wording
         shared = shared_tokens(sketches, wording).tolist()
         prompts = self.prompts(sketches, salt)
-        columns = (prompts, shared, sketches.output_tokens.tolist())
-        for prompt, found, output_len in zip(*columns, strict=True):
+        columns = (prompts, shared, sketches.prompt_tokens.tolist(), sketches.output_tokens.tolist())
+        continuing = is_continuing(sketches).tolist()
+        for prompt, found, whole_len, output_len, continues in zip(*columns, continuing, strict=True):
+            num_tokens = whole_len if continues else len(prompt)
+            # Which tokens a conversation becomes on chat, the server's template decides.
+            exact = wording.is_exact and not (continues and self.is_chat)
             # An ideal cache: it forgets nothing, and every earlier request has finished.
-            expected = self.endpoint.expected_cached_tokens(found, len(prompt)) if wording.is_exact else None
-            yield _Ask(self._prompt_fields(prompt), len(prompt), output_len, expected)
+            expected = self.endpoint.expected_cached_tokens(found, num_tokens) if exact else None
+            yield _Ask(self._prompt_fields(prompt), num_tokens, output_len, expected)
 
     def _row_ask(self, row: Row) -> _Ask:
         template = self.config.dataset.chat_template
@@ -278,8 +282,19 @@ def openai_sampling(sampling: SamplingConfig, *, chat: bool) -> dict[str, Any]:
 
 
 def rest_of(planned: Iterator[Planned], done: frozenset[str] | set[str]) -> Iterator[Planned]:
-    """What is not done yet."""
-    return (request for request in planned if request.request.request_id not in done)
+    """What is not done yet. What waits for another finds it at its new place, or waits for nobody."""
+    places = array("q")
+    num_left = 0
+    for request in planned:
+        if request.request.request_id in done:
+            places.append(NOBODY)
+            continue
+        places.append(num_left)
+        num_left += 1
+        if request.after is not None:
+            place = places[request.after]
+            request = replace(request, after=None if place == NOBODY else place)
+        yield request
 
 
 def tokens_of(outline: Outline) -> tuple[int | None, int]:
