@@ -42,8 +42,9 @@ FILE_DATASETS = ("custom", "sharegpt", "openai", "saved")
 CHOSEN_DATASETS = ("custom", "sharegpt", "openai")
 """Files whose rows are chosen from; a saved workload is sent as it is."""
 OPTIONS_OF: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("custom_output_len", "oversample", "chat_template"), FILE_DATASETS),
-    "shuffle": (*FILE_DATASETS, "prefix_repetition"),
+    "custom_output_len": ("custom",),
+    **dict.fromkeys(("oversample", "chat_template"), CHOSEN_DATASETS),
+    "shuffle": (*CHOSEN_DATASETS, "prefix_repetition"),
     **dict.fromkeys(("random_prefix_len", "random_range_ratio", "range_ratio_of"), ("random",)),
     "prompt_form": tuple(name for name in DATASETS if name not in FILE_DATASETS),
     "dataset_path": (*FILE_DATASETS, *TRACE_DATASETS),
@@ -72,13 +73,14 @@ class DatasetConfig:
     )
     dataset_path: str | None = setting(
         None,
-        'custom: JSON lines with "prompt" (and "output_tokens"), or with OpenAI\'s "messages"',
+        'custom: JSON lines with "prompt" (and "output_tokens"), or with OpenAI\'s "messages"; openai: JSON '
+        "lines as requests to its API; sharegpt: JSON of conversations; saved: what --save-workload wrote",
         metavar="FILE",
     )
     num_prompts: int | None = setting(
         None,
         f"requests to send (default: {DEFAULT_NUM_PROMPTS}; with --stage, --schedule, or --duration and a "
-        "rate as many as arrive; custom: the rows of the file)",
+        "rate as many as arrive; files: all their rows)",
     )
     seed: int = setting(42, "seed of prompts, lengths and arrivals")
     random_input_len: int = setting(
@@ -110,12 +112,12 @@ class DatasetConfig:
     )
     oversample: bool = setting(
         True,
-        "custom: repeat rows where the file has fewer than --num-prompts, as vLLM's and SGLang's clients do; "
+        "files: repeat rows where the file has fewer than --num-prompts, as vLLM's and SGLang's clients do; "
         "--no-oversample refuses",
     )
     shuffle: bool = setting(True, "files and prefix_repetition: send the prompts in random order")
     chat_template: bool = setting(
-        False, "custom: put text into the chat template of --tokenizer before it goes to an API without one"
+        False, "files: put text into the chat template of --tokenizer before it goes to an API without one"
     )
     prompt_form: str | None = setting(
         None,

@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from prefixlab.bench.config.dataset import DatasetConfig, SamplingConfig
+from prefixlab.bench.config.dataset import TRACE_DATASETS, DatasetConfig, SamplingConfig, ShareGptConfig
 from prefixlab.bench.config.load import LoadConfig
+from prefixlab.bench.config.prefix_ratio import PrefixRatioConfig
 from prefixlab.bench.config.report import ReportConfig
 from prefixlab.bench.config.sessions import SessionsConfig
 from prefixlab.bench.config.sharing import (
@@ -28,6 +29,7 @@ from prefixlab.bench.config.sharing import (
     SharedPrefixConfig,
 )
 from prefixlab.bench.config.target import IN_PROCESS, TargetConfig
+from prefixlab.bench.config.trace import TraceConfig
 from prefixlab.core.config import MASK, as_public_dict, resolve, setting
 from prefixlab.core.errors import ConfigError
 
@@ -47,6 +49,12 @@ class RequestConfig:
         "those of vLLM and OpenAI, as their clients have it)",
     )
     request_id_prefix: str = setting("", "put before the ids of requests in records")
+    url: tuple[str, ...] = setting(
+        (),
+        "server to measure, as --base-url; with --dataset-name prefix-ratio several, asked at the same time, "
+        "which share the requests",
+        metavar="URL",
+    )
     ready_check_timeout_sec: float = setting(
         0.0, "wait so long for the server to be ready; it is sent no prompt", metavar="SECONDS"
     )
@@ -74,6 +82,9 @@ class ServeConfig:
     shared_prefix: SharedPrefixConfig = field(default_factory=SharedPrefixConfig)
     hit_rate: HitRateConfig = field(default_factory=HitRateConfig)
     sessions: SessionsConfig = field(default_factory=SessionsConfig)
+    trace: TraceConfig = field(default_factory=TraceConfig)
+    sharegpt: ShareGptConfig = field(default_factory=ShareGptConfig)
+    prefix_ratio: PrefixRatioConfig = field(default_factory=PrefixRatioConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     load: LoadConfig = field(default_factory=LoadConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
@@ -82,7 +93,20 @@ class ServeConfig:
     def __post_init__(self) -> None:
         if self.target.is_in_process and self.request.ready_check_timeout_sec:
             raise ConfigError(f"--ready-check-timeout-sec is for a server behind HTTP, not {IN_PROCESS}")
+        if len(self.request.url) > 1 and self.dataset.dataset_name not in PrefixRatioConfig.DATASETS:
+            raise ConfigError("--url is one server, but with --dataset-name prefix-ratio")
         self._check_unused()
+        self._decide_schedule()
+
+    def _decide_schedule(self) -> None:
+        """A trace is replayed at its own times unless something else says when."""
+        fixed, name = self.load.fixed_schedule, self.dataset.dataset_name
+        if name in TRACE_DATASETS:
+            if fixed is None:
+                load = dataclasses.replace(self.load, fixed_schedule=not self.load.has_times)
+                object.__setattr__(self, "load", load)
+        elif fixed is not None:
+            raise ConfigError(f"--{'' if fixed else 'no-'}fixed-schedule is for traces, not {name}")
 
     def _check_unused(self) -> None:
         """What only other data sets take is refused, not passed over."""
@@ -111,6 +135,14 @@ class ServeConfig:
         if self.request.ignore_eos is not None:
             return self.request.ignore_eos
         return backend not in ("vllm", "openai", "openai-chat")
+
+    def arrivals(self) -> str:
+        """In words: when requests come. Nothing in closed loop."""
+        words = self.load.arrivals()
+        if not self.load.fixed_schedule or self.trace.factor == 1:
+            return words
+        given = self.trace.time_scale
+        return f"{words}, " + (f"speedup {self.trace.speedup:g}" if given is None else f"time scale {given:g}")
 
     @property
     def as_sglang(self) -> bool:
@@ -160,6 +192,9 @@ WORKLOADS: dict[str, Any] = {
     "shared_prefix": SharedPrefixConfig,
     "hit_rate": HitRateConfig,
     "sessions": SessionsConfig,
+    "trace": TraceConfig,
+    "sharegpt": ShareGptConfig,
+    "prefix_ratio": PrefixRatioConfig,
 }
 """Options of some data sets only: those in the class's DATASETS."""
 PARTS: dict[str, Any] = {

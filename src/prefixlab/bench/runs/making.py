@@ -7,13 +7,16 @@ Invariant: every name that settings accept has a maker here, and a maker reads i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from prefixlab.bench.config.dataset import DEFAULT_NUM_PROMPTS
 from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.report.console import counted
-from prefixlab.bench.workloads.files.custom import choose_rows, read_rows
+from prefixlab.bench.workloads.files.custom import Row, choose_rows, read_rows
+from prefixlab.bench.workloads.files.messages import read_messages
+from prefixlab.bench.workloads.files.sharegpt import read_sharegpt
+from prefixlab.bench.workloads.generators.prefix_ratio import PrefixRatioShape, prefix_ratio_workload
 from prefixlab.bench.workloads.generators.random import RandomShape, random_workload
 from prefixlab.bench.workloads.generators.sharing import (
     generated_shared_prefix_workload,
@@ -21,13 +24,20 @@ from prefixlab.bench.workloads.generators.sharing import (
     shared_prefix_workload,
 )
 from prefixlab.bench.workloads.workload import Workload
+from prefixlab.core.seams import Tokenizer
+
+SHAREGPT_FLAGS = "the file's prompts, --sharegpt-output-len and --sharegpt-context-len"
 
 Maker = Callable[[ServeConfig, int | None], Workload]
 """Args: the point's settings; how many requests are wanted, None: as many as the workload itself decides."""
 
 
-def make_workload(config: ServeConfig, count: int | None) -> Workload:
-    """Raises ConfigError where files cannot be read, or settings contradict each other."""
+def make_workload(config: ServeConfig, count: int | None, tokenizer: Tokenizer | None = None) -> Workload:
+    """`tokenizer` counts what a file has as text. Raises ConfigError where files cannot be read, or settings
+    contradict each other."""
+    counting = COUNTING_MAKERS.get(config.dataset.dataset_name)
+    if counting is not None:
+        return counting(config, count, tokenizer)
     return MAKERS[config.dataset.dataset_name](config, count)
 
 
@@ -47,20 +57,50 @@ def _random(config: ServeConfig, count: int | None) -> Workload:
 
 def _custom(config: ServeConfig, count: int | None) -> Workload:
     dataset = config.dataset
-    assert dataset.dataset_path is not None, "checked with the settings"
-    all_rows = read_rows(Path(dataset.dataset_path), dataset.custom_output_len)
+    all_rows = read_rows(_path(config), dataset.custom_output_len)
+    flags = "the file's prompts, and --custom-output-len"
+    return _chosen(config, count, all_rows, flags)
+
+
+def _sharegpt(config: ServeConfig, count: int | None, tokenizer: Tokenizer | None) -> Workload:
+    lens = config.sharegpt.sharegpt_output_len, config.sharegpt.sharegpt_context_len
+    all_rows, left_out = read_sharegpt(_path(config), tokenizer, *lens)
+    return _chosen(config, count, all_rows, SHAREGPT_FLAGS, left_out)
+
+
+def _openai(config: ServeConfig, count: int | None, tokenizer: Tokenizer | None) -> Workload:
+    lens = config.sharegpt.sharegpt_output_len, config.sharegpt.sharegpt_context_len
+    all_rows, notes = read_messages(_path(config), tokenizer, *lens)
+    return _chosen(config, count, all_rows, SHAREGPT_FLAGS, *notes)
+
+
+def _path(config: ServeConfig) -> Path:
+    assert config.dataset.dataset_path is not None, "checked with the settings"
+    return Path(config.dataset.dataset_path)
+
+
+def _chosen(
+    config: ServeConfig, count: int | None, all_rows: Sequence[Row], flags: str, *more: str
+) -> Workload:
+    """Of a file's rows as many as asked for, in the order asked for."""
+    dataset = config.dataset
     rows = choose_rows(all_rows, dataset)
     rows = rows if count is None else rows[:count]
     template = ", in the tokenizer's chat template" if dataset.chat_template else ""
-    notes = [f"prompts are those of {dataset.dataset_path}{template}"]
+    notes = [f"prompts are those of {dataset.dataset_path}{template}", *more]
     num_distinct = min(len(rows), len(all_rows))
     if num_distinct < len(rows):
         notes.append(
             f"the file's {counted(num_distinct, 'row')} were repeated to make "
             f"{counted(len(rows), 'request')}: what is repeated hits the cache"
         )
-    flags = "the file's prompts, and --custom-output-len"
-    return Workload(rows=rows, notes=tuple(notes), length_flags=flags)
+    return Workload(rows=rows, notes=tuple(note for note in notes if note), length_flags=flags)
+
+
+def _prefix_ratio(config: ServeConfig, count: int | None) -> Workload:
+    lengths = config.dataset.random_input_len, config.dataset.random_output_len
+    shape = PrefixRatioShape(count or DEFAULT_NUM_PROMPTS, *lengths, max(1, len(config.request.url)))
+    return prefix_ratio_workload(config.prefix_ratio, shape, config.dataset.seed, config.key())
 
 
 def _shared_prefix(config: ServeConfig, count: int | None) -> Workload:
@@ -79,7 +119,12 @@ def _generated_shared_prefix(config: ServeConfig, count: int | None) -> Workload
 MAKERS: dict[str, Maker] = {
     "random": _random,
     "custom": _custom,
+    "prefix-ratio": _prefix_ratio,
     "shared-prefix": _shared_prefix,
     "prefix_repetition": _prefix_repetition,
     "generated-shared-prefix": _generated_shared_prefix,
 }
+
+CountingMaker = Callable[[ServeConfig, int | None, Tokenizer | None], Workload]
+COUNTING_MAKERS: dict[str, CountingMaker] = {"sharegpt": _sharegpt, "openai": _openai}
+"""Of files whose texts somebody must count."""
