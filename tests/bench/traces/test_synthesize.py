@@ -119,7 +119,7 @@ def test_fewer_requests_are_the_first_in_time_at_the_same_rate() -> None:
 @pytest.mark.parametrize("factor", [0.5, 1.5, 2.0, 2.25])
 def test_the_shared_part_grows_by_its_factor_and_the_rest_does_not(factor: float) -> None:
     source = conversations(num=300)
-    result = synthesize(source, Synthesis(prefix_len=factor), 1)
+    result = synthesize(source, Synthesis(prefix_len_multiplier=factor), 1)
     assert context(result).sum() / context(source).sum() == pytest.approx(factor, rel=0.01)
     own, source_own = result.prompt_tokens - context(result), source.prompt_tokens - context(source)
     assert own.sum() == pytest.approx(source_own.sum(), rel=0.01)
@@ -128,7 +128,7 @@ def test_the_shared_part_grows_by_its_factor_and_the_rest_does_not(factor: float
 
 def test_whoever_shared_a_prefix_shares_the_stretched_one() -> None:
     source = made([[0, 1, 2, 3], [0, 1, 7, 8], [0, 1, 2, 3]], [5, 5, 5], [1, 1, 1], [0.0, 1.0, 2.0])
-    result = synthesize(source, Synthesis(prefix_len=3.0), 1)
+    result = synthesize(source, Synthesis(prefix_len_multiplier=3.0), 1)
     paths = [
         result.hash_ids[a:b].tolist() for a, b in zip(result.starts[:-1], result.starts[1:], strict=True)
     ]
@@ -139,7 +139,7 @@ def test_whoever_shared_a_prefix_shares_the_stretched_one() -> None:
 
 def test_the_other_factors_are_met_on_average() -> None:
     source = conversations(num=300)
-    how = Synthesis(prompt_len=1.7, output_len=0.3, speedup=2.0)
+    how = Synthesis(prompt_len_multiplier=1.7, output_len_multiplier=0.3, speedup=2.0)
     result = synthesize(source, how, 1)
     own, source_own = result.prompt_tokens - context(result), source.prompt_tokens - context(source)
     assert own.sum() / source_own.sum() == pytest.approx(1.7, rel=0.01)
@@ -153,7 +153,7 @@ def test_the_other_factors_are_met_on_average() -> None:
 def test_roots_multiply_and_a_fraction_is_a_smaller_tree(
     factor: float, num_roots: int, smallest: float
 ) -> None:
-    result = synthesize(conversations(num=600), Synthesis(prefix_root=factor), 1)
+    result = synthesize(conversations(num=600), Synthesis(prefix_root_multiplier=factor), 1)
     firsts = result.hash_ids[result.starts[:-1]]
     _, counts = np.unique(firsts, return_counts=True)
     assert len(counts) == num_roots
@@ -162,13 +162,13 @@ def test_roots_multiply_and_a_fraction_is_a_smaller_tree(
 
 def test_limits_leave_requests_out_and_cut_outputs() -> None:
     source = conversations()
-    how = Synthesis(num_requests=500, min_input=60, max_input=150, min_output=6, max_output=7)
+    how = Synthesis(num_requests=500, min_isl=60, max_isl=150, min_osl=6, max_osl=7)
     result = synthesize(source, how, 1)
     assert len(result) == 500
     assert result.prompt_tokens.min() >= 60 and result.prompt_tokens.max() <= 150
     assert set(result.output_tokens.tolist()) == {6, 7}
     with pytest.raises(ConfigError, match="no request is left of made: see --min-isl and --max-isl"):
-        synthesize(source, Synthesis(min_input=10**6), 1)
+        synthesize(source, Synthesis(min_isl=10**6), 1)
 
 
 def test_sessions_stay_whole_and_those_of_a_copy_have_names_of_their_own() -> None:
@@ -194,10 +194,10 @@ def test_sessions_stay_whole_and_those_of_a_copy_have_names_of_their_own() -> No
     ("how", "words"),
     [
         ({"speedup": 0.0}, "--speedup must be a positive number"),
-        ({"prefix_len": -1.0}, "--prefix-len-multiplier must be a positive number"),
-        ({"prefix_root": 0.5}, "--prefix-root-multiplier must be at least 1"),
+        ({"prefix_len_multiplier": -1.0}, "--prefix-len-multiplier must be a positive number"),
+        ({"prefix_root_multiplier": 0.5}, "--prefix-root-multiplier must be at least 1"),
         ({"num_requests": 0}, "--num-requests must be at least 1"),
-        ({"min_output": 5, "max_output": 4}, "--min-osl 5 is above --max-osl 4"),
+        ({"min_osl": 5, "max_osl": 4}, "--min-osl 5 is above --max-osl 4"),
     ],
 )
 def test_nonsense_is_refused_by_the_flags_name(how: dict[str, float], words: str) -> None:
@@ -231,7 +231,12 @@ def test_whatever_comes_out_is_a_trace_of_so_many_requests(
     ]
     own = [max(1, tokens) if not path else tokens for path, tokens, _ in rows]
     source = made(paths, own, [row[2] for row in rows], [float(i) for i in range(len(rows))])
-    how = Synthesis(num_requests=wanted, prefix_len=prefix, prompt_len=prompt, prefix_root=root)
+    how = Synthesis(
+        num_requests=wanted,
+        prefix_len_multiplier=prefix,
+        prompt_len_multiplier=prompt,
+        prefix_root_multiplier=root,
+    )
     result = synthesize(source, how, seed)
     assert len(result) == wanted
     assert (np.diff(result.offsets_s) >= 0).all() and result.offsets_s[0] == 0

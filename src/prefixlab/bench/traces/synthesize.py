@@ -31,11 +31,12 @@ import numpy.typing as npt
 
 from prefixlab.bench.traces.trace import Trace
 from prefixlab.bench.workloads.sketch import FloatArray, IntArray
+from prefixlab.core.config import setting
 from prefixlab.core.errors import ConfigError
 
 LASTING_SHARE, LASTING_REQUESTS = 0.01, 50
-"""Blocks that so large a part of all requests, and so many, begin with are the same in every copy of the trace;
-where it has sessions, those of more than one."""
+"""Blocks that so large a part of all requests, and so many, begin with are the same in every copy of the
+trace; where it has sessions, those of more than one."""
 FAMILIES_PER_SWAP = 30
 """About so many families, next to each other in time, swap their beginnings."""
 
@@ -43,61 +44,44 @@ BoolArray = npt.NDArray[np.bool_]
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Synthesis:
-    """What to change; factors of 1 change nothing.
+    """What to change; factors of 1 change nothing."""
 
-    Attributes:
-        num_requests: None: as many as the source has, before any limit takes some out.
-        speedup: 2 is twice as fast.
-        prefix_len, prompt_len, output_len: factors of the shared part, of a request's own, and of the output.
-        prefix_root: factor of the number of trees, at least 1.
-        min_input, max_input: requests outside are left out. min_output, max_output: outputs are cut to these.
-    """
-
-    num_requests: int | None = None
-    speedup: float = 1.0
-    prefix_len: float = 1.0
-    prefix_root: float = 1.0
-    prompt_len: float = 1.0
-    output_len: float = 1.0
-    min_input: int | None = None
-    max_input: int | None = None
-    min_output: int | None = None
-    max_output: int | None = None
+    num_requests: int | None = setting(None, "requests to make (default: as many as the source has)")
+    speedup: float = setting(1.0, "2 makes requests come twice as fast")
+    prefix_len_multiplier: float = setting(1.0, "factor of what a prompt shares with others")
+    prefix_root_multiplier: float = setting(
+        1.0, "factor of the number of trees of shared prefixes, at least 1; a fraction is a smaller tree"
+    )
+    prompt_len_multiplier: float = setting(1.0, "factor of what a prompt shares with nobody")
+    output_len_multiplier: float = setting(1.0, "factor of outputs", aliases=("--osl-multiplier",))
+    min_isl: int | None = setting(None, "leave shorter prompts out")
+    max_isl: int | None = setting(None, "leave longer prompts out")
+    min_osl: int | None = setting(None, "make shorter outputs as long as this")
+    max_osl: int | None = setting(None, "cut longer outputs to this")
 
     def __post_init__(self) -> None:
-        for name in ("speedup", "prefix_len", "prompt_len", "output_len"):
+        for name in ("speedup", "prefix_len_multiplier", "prompt_len_multiplier", "output_len_multiplier"):
             value = getattr(self, name)
             if not 0 < value < math.inf:
                 raise ConfigError(f"{_flag(name)} must be a positive number, not {value}")
-        if not 1 <= self.prefix_root < math.inf:
-            raise ConfigError(f"{_flag('prefix_root')} must be at least 1, not {self.prefix_root}")
-        for name in ("num_requests", "min_input", "max_input", "min_output", "max_output"):
+        if not 1 <= self.prefix_root_multiplier < math.inf:
+            raise ConfigError(
+                f"{_flag('prefix_root_multiplier')} must be at least 1, not {self.prefix_root_multiplier}"
+            )
+        for name in ("num_requests", "min_isl", "max_isl", "min_osl", "max_osl"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{_flag(name)} must be at least 1, not {value}")
-        for kind in ("input", "output"):
+        for kind in ("isl", "osl"):
             low, high = getattr(self, f"min_{kind}"), getattr(self, f"max_{kind}")
             if low is not None and high is not None and low > high:
-                raise ConfigError(f"{_flag(f'min_{kind}')} {low} is above {_flag(f'max_{kind}')} {high}")
-
-
-FLAGS = {
-    "prefix_len": "--prefix-len-multiplier",
-    "prefix_root": "--prefix-root-multiplier",
-    "prompt_len": "--prompt-len-multiplier",
-    "output_len": "--output-len-multiplier",
-    "min_input": "--min-isl",
-    "max_input": "--max-isl",
-    "min_output": "--min-osl",
-    "max_output": "--max-osl",
-}
-"""How users know them; the others are called as they are."""
+                raise ConfigError(f"--min-{kind} {low} is above --max-{kind} {high}")
 
 
 def _flag(name: str) -> str:
-    return FLAGS.get(name, f"--{name.replace('_', '-')}")
+    return f"--{name.replace('_', '-')}"
 
 
 def synthesize(source: Trace, how: Synthesis, seed: int, say: Say = lambda line: None) -> Trace:
@@ -211,21 +195,21 @@ class _Copy:
         n = len(source)
         size = source.block_size
         offsets_s = _swapped(source.offsets_s, tree.families, draw)
-        roots = _roots(how.prefix_root, int(tree.families.max()) + 1, draw)[tree.families]
+        roots = _roots(how.prefix_root_multiplier, int(tree.families.max()) + 1, draw)[tree.families]
         whole = tree.context % size == 0  # else the whole prompt is shared, its last, partial block too
-        blocks = np.floor(how.prefix_len * tree.depths + _chances(tree, draw)).astype(np.int64)
-        tokens = np.floor(how.prefix_len * tree.context + draw.random(n)).astype(np.int64)
+        blocks = np.floor(how.prefix_len_multiplier * tree.depths + _chances(tree, draw)).astype(np.int64)
+        tokens = np.floor(how.prefix_len_multiplier * tree.context + draw.random(n)).astype(np.int64)
         context = np.where(whole, blocks * size, np.maximum(tokens, 1))
-        own = _scaled(source.prompt_tokens - tree.context, how.prompt_len, draw)
+        own = _scaled(source.prompt_tokens - tree.context, how.prompt_len_multiplier, draw)
         own = np.where((context == 0) & (own == 0), 1, own)
-        outputs = _scaled(source.output_tokens, how.output_len, draw)
-        outputs = np.clip(outputs, how.min_output or 1, how.max_output)
+        outputs = _scaled(source.output_tokens, how.output_len_multiplier, draw)
+        outputs = np.clip(outputs, how.min_osl or 1, how.max_osl)
         inputs = context + own
         kept = np.ones(n, np.bool_)
-        if how.min_input is not None:
-            kept &= inputs >= how.min_input
-        if how.max_input is not None:
-            kept &= inputs <= how.max_input
+        if how.min_isl is not None:
+            kept &= inputs >= how.min_isl
+        if how.max_isl is not None:
+            kept &= inputs <= how.max_isl
         rows = np.flatnonzero(kept)
         num_shared = -(-context[rows] // size)
         num_own = -(-own[rows] // size)
@@ -251,7 +235,7 @@ def _names(
 ) -> IntArray:
     """What the shared block at each `place` of a new prompt is called: by the node it stands for, and by
     which of that node's blocks it is."""
-    factor = how.prefix_len
+    factor = how.prefix_len_multiplier
     depth = np.floor((place + 0.5) / factor).astype(np.int64)  # of the source, from 0
     beyond = depth >= tree.depths[rows]
     last = tree.starts[rows] + tree.depths[rows] - 1
@@ -261,7 +245,7 @@ def _names(
     node = np.where(further >= 0, further, node)
     per_node = math.ceil(factor) + 2
     nth = place - np.ceil(depth * factor - 0.5).astype(np.int64)
-    num_roots = math.ceil(how.prefix_root)
+    num_roots = math.ceil(how.prefix_root_multiplier)
     nth = np.where(beyond & (further < 0), nth + per_node, nth)
     copy_of = np.where(tree.is_lasting[node], 0, copy)
     names: IntArray = ((copy_of * num_roots + roots) * len(tree.is_lasting) + node) * 2 * per_node + nth
