@@ -101,6 +101,7 @@ class Reuse:
         tokens: shape (r,).
         earlier_rows: shape (r,), the request that used these blocks last; NOWHERE where nobody had.
         distances: shape (r,), other distinct blocks used since then; NOWHERE where nobody had.
+        missing_tokens: shape (n,), by how much each request's last block is not full.
         blocks: shape (m,), the block of each reference, as an index below `len(counts)`.
         counts: how often each block is referred to; an index that no reference has counts 0.
     """
@@ -112,6 +113,7 @@ class Reuse:
     tokens: IntArray
     earlier_rows: IntArray
     distances: IntArray
+    missing_tokens: IntArray
     blocks: IntArray
     counts: IntArray
 
@@ -173,20 +175,18 @@ def measure_reuse(
     rows = _rows_of(trace, starts)
     tokens = lengths * trace.block_size
     is_last = starts + lengths == trace.starts[rows + 1]
-    tokens[is_last] -= _missing_tokens(trace)[rows[is_last]]
+    missing_tokens = np.maximum(0, np.diff(trace.starts) * trace.block_size - trace.prompt_tokens)
+    tokens[is_last] -= missing_tokens[rows[is_last]]
     earlier_rows = np.where(earlier == NOWHERE, NOWHERE, _rows_of(trace, earlier))
     distances = _distances(lengths, earlier)
-    return Reuse(trace, starts, lengths, rows, tokens, earlier_rows, distances, blocks, counts)
+    return Reuse(
+        trace, starts, lengths, rows, tokens, earlier_rows, distances, missing_tokens, blocks, counts
+    )
 
 
 def _rows_of(trace: Trace, references: IntArray) -> IntArray:
     """The request each reference is of; never one without ids, though it begins where the next one does."""
     return np.searchsorted(trace.starts, references, side="right") - 1
-
-
-def _missing_tokens(trace: Trace) -> IntArray:
-    """By how much each request's last block is not full."""
-    return np.maximum(0, np.diff(trace.starts) * trace.block_size - trace.prompt_tokens)
 
 
 def _small_numbers(ids: IntArray) -> IntArray:
