@@ -33,9 +33,12 @@ from prefixlab.bench.records.table import CODE, RecordTable
 from prefixlab.bench.report.console import counted
 from prefixlab.bench.runs.checks import check_lengths
 from prefixlab.bench.runs.point import Asker, Outline, load_of, outline, rest_of
+from prefixlab.bench.runs.sessions import corrected, ended_ids, has_sessions, settled_sessions
 from prefixlab.bench.targets.cold_start import Coldness, ColdStart
 from prefixlab.bench.targets.endpoint import Endpoint
+from prefixlab.bench.traces.fidelity import Fidelity, fidelity_of
 from prefixlab.bench.verdict import CacheCheck, Verdict, check_cache, delivery_notes, first_failure
+from prefixlab.bench.workloads.wording import IdWording
 from prefixlab.core.clock import wall_time_label
 from prefixlab.core.errors import TargetError
 from prefixlab.core.seams import Tokenizer
@@ -86,7 +89,8 @@ class _Repeat:
 
     @property
     def table(self) -> RecordTable:
-        return settled(self.tables)
+        sketches = self.outline.workload.sketches
+        return settled_sessions(self.tables) if has_sessions(sketches) else settled(self.tables)
 
 
 class ServeRun:
@@ -182,7 +186,7 @@ class ServeRun:
                 self._notes.append(HEALTH_LOST)
         for repeat in repeats:
             self._find_place(repeat)
-        num_done = sum(len(done_ids(repeat.table)) for repeat in repeats)
+        num_done = sum(len(self._done(repeat)) for repeat in repeats)
         if num_done and not all(map(self._is_done, repeats)):
             self._notes.append(f"resumed: {counted(num_done, 'request')} had ended before")
 
@@ -221,11 +225,19 @@ class ServeRun:
         if not drive.table.ok.all():
             raise TargetError(f"a warm-up request failed: {first_failure(drive.table)}")
 
+    def _done(self, repeat: _Repeat) -> set[str]:
+        """What of it is not to be sent again."""
+        sketches = repeat.outline.workload.sketches
+        if sketches is None or sketches.after is None:
+            return done_ids(repeat.table)
+        ids = self._asker.request_ids(repeat.outline, repeat.number)
+        return ended_ids(repeat.table, ids, sketches.after)
+
     def _is_done(self, repeat: _Repeat) -> bool:
         duration_s = self._config.load.duration
         if duration_s is not None and (repeat.is_over or repeat.spent_s >= duration_s):
             return True
-        return len(done_ids(repeat.table)) == repeat.outline.num_requests
+        return len(self._done(repeat)) == repeat.outline.num_requests
 
     def _measure(self, repeat: _Repeat) -> None:
         """What is left of a repeat; what is not sent any more is unsent."""
@@ -239,7 +251,7 @@ class ServeRun:
         self._watcher.describe(times if self._config.load.repeats > 1 else "sending")
         segment = self._begin(repeat)
         drive = self._endpoint.driver.run(
-            self._plan(repeat, done_ids(repeat.table)),
+            self._plan(repeat, self._done(repeat)),
             load_of(self._config, spent_s=repeat.spent_s),
             on_progress=self._watcher.update,
             folder=None if segment is None else segment.folder,
@@ -290,7 +302,7 @@ class ServeRun:
             self._notes.append(note)
 
     def _judge(self, repeats: list[_Repeat]) -> PointResult:
-        tables = [repeat.table for repeat in repeats]
+        tables = [self._table(repeat) for repeat in repeats]
         for repeat, table in zip(repeats, tables, strict=True):
             planned = repeat.outline.num_requests
             assert len(table) == planned, f"{planned} requests planned, {len(table)} recorded"
@@ -306,19 +318,50 @@ class ServeRun:
         incomplete = self._interrupted or self._gone is not None
         result = evaluate(settings, tables, health, notes=notes, interrupted=incomplete)
         if result.check.verdict is Verdict.UNCHECKED:
-            result = replace(result, check=self._check_of_first_stretches(tables, result.check))
+            result = replace(result, check=self._check_of_known(tables, result.check))
+        result = replace(result, fidelity=self._fidelity(repeats[0].outline, result))
         return replace(result, notes=(*result.notes, *self._result_notes(result)))
 
-    def _check_of_first_stretches(self, tables: list[RecordTable], check: CacheCheck) -> CacheCheck:
-        """After a resume nobody knows what a request should find cached: those before it are checked."""
-        later = RecordTable.concat([table.select(table.segment > 0) for table in tables])
-        if not later.ok.any() or self._endpoint.expected_cached_tokens(0, 1) is None:
-            return check
-        checked = check_cache(RecordTable.concat([table.select(table.segment == 0) for table in tables]))
-        self._notes_at_end.append(
-            f"{counted(int(later.ok.sum()), 'request')} sent after the run was resumed: not checked against "
-            "the cache, for what was in flight when it stopped was sent twice and can find itself there"
+    def _fidelity(self, planned: Outline, result: PointResult) -> Fidelity | None:
+        """Of a replay. Its prompts are made once more: nobody kept them."""
+        workload, wording = planned.workload, self._asker.wording
+        if workload.recorded is None or workload.sketches is None:
+            return None
+        return fidelity_of(
+            workload.recorded,
+            workload.sketches,
+            (prompt.token_ids for prompt in self._asker.prompts(workload.sketches, self._salt)),
+            result.table,
+            timed=self._config.load.fixed_schedule is True,
+            num_template_tokens=wording.num_head_tokens,
         )
+
+    def _table(self, repeat: _Repeat) -> RecordTable:
+        """Of later turns of sessions, what to expect is known only now that they were answered."""
+        sketches = repeat.outline.workload.sketches
+        if sketches is None or sketches.continues is None or not isinstance(self._asker.wording, IdWording):
+            return repeat.table
+        ids = self._asker.request_ids(repeat.outline, repeat.number)
+        return corrected(repeat.table, sketches, ids, self._endpoint.expected_cached_tokens)
+
+    def _check_of_known(self, tables: list[RecordTable], check: CacheCheck) -> CacheCheck:
+        """Where nobody knows of some requests what they should find cached, the others are checked."""
+        table = RecordTable.concat(tables)
+        resumed = table.ok & (table.segment > 0)
+        talk = table.ok & ~resumed & (table.turn > 0) & self._asker.is_chat
+        if not (resumed | talk).any() or self._endpoint.expected_cached_tokens(0, 1) is None:
+            return check
+        if resumed.any():
+            self._notes_at_end.append(
+                f"{counted(int(resumed.sum()), 'request')} sent after the run was resumed: not checked against "
+                "the cache, for what was in flight when it stopped was sent twice and can find itself there"
+            )
+        if talk.any():
+            self._notes_at_end.append(
+                f"{counted(int(talk.sum()), 'later turn')} on chat: not checked against the cache, for which "
+                "tokens a conversation becomes there its server's template decides"
+            )
+        checked = check_cache(table.select(~(resumed | talk)))
         if checked.verdict is Verdict.NOTHING_FINISHED:
             return replace(check, detail="all that finished was sent after the run was resumed")
         return checked
@@ -326,7 +369,7 @@ class ServeRun:
     def _workload_notes(self, planned: Outline) -> list[str]:
         asked = self._config.dataset.num_prompts
         if asked is not None and planned.num_requests < asked:
-            why = self._config.load.arrivals() or "the settings"
+            why = self._config.load.arrivals() or "the data set"
             few = f"{planned.num_requests:,} of --num-prompts {asked:,} arrive: {why} end before"
             return [few, *self._prompt_notes(planned)]
         return self._prompt_notes(planned)
@@ -343,6 +386,8 @@ class ServeRun:
     def _result_notes(self, result: PointResult) -> list[str]:
         table, metrics = result.table, result.metrics
         notes = [*self._notes_at_end, *delivery_notes(table, ignore_eos=self._endpoint.ignore_eos)]
+        if result.fidelity is not None:
+            notes.insert(0, f"fidelity: {result.fidelity}")
         unsent = int((table.outcome == CODE[Outcome.UNSENT]).sum())
         if unsent and not result.interrupted:
             notes.append(f"{unsent} requests were not sent: --duration was over")
@@ -382,7 +427,8 @@ def point_settings(
         open_loop=config.load.open_loop,
         request_rate=config.load.request_rate,
         burstiness=config.load.burstiness,
-        arrivals=config.load.arrivals(),
+        arrivals=config.arrivals(),
+        facts=planned.workload.facts,
         ramp=config.load.ramp(),
         max_concurrency=config.load.max_concurrency,
         objectives=config.report.objectives(),
