@@ -208,7 +208,7 @@ def length_range(length: int, ratio: float, as_sglang: bool) -> LengthRange:
 
 @dataclass(frozen=True)
 class ShareGptConfig:
-    """Conversations that people had, as SGLang's flags for its data sets `sharegpt` and `openai` shape them."""
+    """Conversations that people had, shaped by SGLang's flags for its data sets `sharegpt` and `openai`."""
 
     DATASETS: ClassVar[tuple[str, ...]] = ("sharegpt", "openai")
 

@@ -1,7 +1,7 @@
 """Settings of prompts of which a given part is a prefix shared by some, and of the sweep over that part.
 
-Owns the rule from a ratio to lengths, which is that of Dynamo's `prefix_ratio_benchmark.py`, and the flags its
-users know.
+Owns the rule from a ratio to lengths, which is that of Dynamo's `prefix_ratio_benchmark.py`, and the flags
+its users know.
 
 Invariant: every number decided or refused by the flag's name; defaults live only here.
 """
@@ -31,14 +31,14 @@ class PrefixRatioConfig:
     num_prefix_prompts: int = setting(20, "different prefixes; each request takes one of them at random")
     isl_stddev: float = setting(
         0.0,
-        "standard deviation of the tokens behind the prefix, as a part of their number; Dynamo's benchmark has "
-        "0.25, exact lengths are the default here",
+        "standard deviation of the tokens behind the prefix, as a part of their number; Dynamo's benchmark "
+        "has 0.25, exact lengths are the default here",
     )
     osl_stddev: float = setting(0.0, "standard deviation of output tokens, as a part of --osl; likewise")
     url_seeds: str = setting(
         "different",
-        "several URLs: each draws prefixes and lengths of its own, or all draw the same; tokens always differ, "
-        "so that servers with a common cache do not hit each other's prompts",
+        "several URLs: each draws prefixes and lengths of its own, or all draw the same; tokens always "
+        "differ, so that servers with a common cache do not hit each other's prompts",
         choices=URL_SEEDS,
     )
 

@@ -1,7 +1,7 @@
 """Prompts of which a given part is a prefix, one of a few: the workload of Dynamo's prefix-ratio benchmark.
 
-Owns which request has which prefix, how long it is, and which of several servers it is for. A pure function of
-its arguments.
+Owns which request has which prefix, how long it is, and which of several servers it is for. A pure function
+of its arguments.
 
 Invariants: lengths are `PrefixRatioConfig.lengths`, exact where no deviation is asked for; requests for
 different servers share nothing.
@@ -57,8 +57,8 @@ def prefix_ratio_workload(config: PrefixRatioConfig, shape: PrefixRatioShape, *k
     if prefix_len + rest_len != shape.isl:
         notes.append(
             f"ratio {config.prefix_ratio:g} of --isl {shape.isl:,} is {prefix_len:,} and {rest_len:,} "
-            f"tokens, {shape.isl - prefix_len - rest_len} less together: both are cut off to whole tokens, as "
-            "Dynamo's benchmark does"
+            f"tokens, {shape.isl - prefix_len - rest_len} less together: both are cut off to whole tokens, "
+            "as Dynamo's benchmark does"
         )
     if config.isl_stddev or config.osl_stddev:
         notes.append(
