@@ -58,6 +58,7 @@ def add_point_flags(parser: Parser, *, listed: bool = False, skip: Container[str
         "shared_prefix": "prompts of --dataset-name shared-prefix",
         "hit_rate": "prompts of --dataset-name hit-rate",
         "sessions": "prompts of --dataset-name sessions",
+        "trace": "replay of a trace",
         "sampling": "sampling",
         "load": "load",
         "report": "results",
@@ -65,7 +66,13 @@ def add_point_flags(parser: Parser, *, listed: bool = False, skip: Container[str
     for name, part in PARTS.items():
         hidden = {"backend", "disable_ignore_eos"} if part is TargetConfig else set()
         hidden |= {field.name for field in dataclasses.fields(part) if field.name in skip}
-        add_flags(parser, part, titles[name], skip=hidden, listed=SWEEPABLE if listed else ())
+        add_flags(
+            parser,
+            part,
+            titles.get(name) or f"prompts of --dataset-name {', '.join(part.DATASETS)}",
+            skip=hidden,
+            listed=SWEEPABLE if listed else (),
+        )
     peer_flags.add_peer_flags(parser)
     add_engine_flags(parser, *PARTS.values())
 

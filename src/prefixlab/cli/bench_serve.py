@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from prefixlab.bench.records.run_dir import RunDir
     from prefixlab.bench.runs.checks import check_point
     from prefixlab.bench.runs.point import outline
+    from prefixlab.bench.runs.trace import within_limits
     from prefixlab.bench.runs.trial import try_out
     from prefixlab.cli.bench_point import (
         describe_point,
@@ -86,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
             from prefixlab.bench.runs.remembered import remembered_endpoint
 
             endpoint, gone = remembered_endpoint(folder, config), str(error)
+        config = within_limits(config, endpoint)
         tokenizer = point_tokenizer(config, endpoint)
         if folder is None:
             check_point(endpoint, config, tokenizer)

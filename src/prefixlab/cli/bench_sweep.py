@@ -63,20 +63,12 @@ def why_refused(word: str) -> str | None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from prefixlab.bench.records.run_dir import RunDir
     from prefixlab.bench.report.console import counted
-    from prefixlab.bench.runs.files import command_line, sweep_folder
-    from prefixlab.bench.runs.sweep import probe
-    from prefixlab.cli.bench_point import open_point_endpoint, point_tokenizer, refuse_settings
     from prefixlab.core.config import Values
 
     with contextlib.ExitStack() as resources:
         if "resume" in args:
-            refuse_settings(args)
-            folder: RunDir | None = resources.enter_context(RunDir.open(Path(args.resume)))
-            assert folder is not None
-            points = restored_points(folder.config_of(VERB), args)
-            probe(points, open_point_endpoint, point_tokenizer, folder.path)
+            folder, points = resumed(args, VERB, resources)
         else:
             points = planned_points(args)
             if not any(isinstance(value, Values) and len(value) > 1 for value in vars(args).values()):
@@ -85,25 +77,50 @@ def run(args: argparse.Namespace) -> int:
             if "dry_run" in args:
                 print(describe(points))
                 return 0
-            probe(points, open_point_endpoint, point_tokenizer, None)
-            report = points[0].config.report
-            settings = {
-                "verb": VERB,
-                "command": command_line(sys.argv),
-                "points": [
-                    {"name": point.name, "swept": dict(point.swept), "config": point.config.stored()}
-                    for point in points
-                ],
-            }
-            folder = None
-            if report.run_dir is None:
-                folder = RunDir.create_beside(sweep_folder(report.label), settings)
-            elif report.run_dir:
-                folder = RunDir.create(Path(report.run_dir), settings)
-            if folder is not None:
-                resources.enter_context(folder)
-        results = measure(points, folder)
+            folder = begun(points, VERB, resources)
+        results = measure(points, Keeper(folder, VERB))
     return judge(points, results)
+
+
+def resumed(
+    args: argparse.Namespace, verb: str, resources: contextlib.ExitStack
+) -> tuple[RunDir | None, list[SweepPoint]]:
+    """The folder that --resume names, for as long as `resources`, and its points."""
+    from prefixlab.bench.records.run_dir import RunDir
+    from prefixlab.bench.runs.sweep import probe
+    from prefixlab.cli.bench_point import open_point_endpoint, point_tokenizer, refuse_settings
+
+    refuse_settings(args)
+    folder = resources.enter_context(RunDir.open(Path(args.resume)))
+    points = restored_points(folder.config_of(verb), args)
+    probe(points, open_point_endpoint, point_tokenizer, folder.path)
+    return folder, points
+
+
+def begun(points: list[SweepPoint], verb: str, resources: contextlib.ExitStack) -> RunDir | None:
+    """A new folder for what has been found to be measurable; None where nothing is to be kept."""
+    from prefixlab.bench.records.run_dir import RunDir
+    from prefixlab.bench.runs.files import command_line, sweep_folder
+    from prefixlab.bench.runs.sweep import probe
+    from prefixlab.cli.bench_point import open_point_endpoint, point_tokenizer
+
+    probe(points, open_point_endpoint, point_tokenizer, None)
+    report = points[0].config.report
+    settings = {
+        "verb": verb,
+        "command": command_line(sys.argv),
+        "points": [
+            {"name": point.name, "swept": dict(point.swept), "config": point.config.stored()}
+            for point in points
+        ],
+    }
+    if report.run_dir is None:
+        folder = RunDir.create_beside(sweep_folder(report.label, verb.rpartition(" ")[2]), settings)
+    elif report.run_dir:
+        folder = RunDir.create(Path(report.run_dir), settings)
+    else:
+        return None
+    return resources.enter_context(folder)
 
 
 def describe_axes(points: list[SweepPoint]) -> str:
@@ -184,7 +201,7 @@ def describe(points: list[SweepPoint]) -> str:
     return "\n".join(lines)
 
 
-def measure(points: list[SweepPoint], folder: RunDir | None) -> list[PointResult]:
+def measure(points: list[SweepPoint], keeper: Keeper) -> list[PointResult]:
     """Measure and show; what was measured is shown also on the way out with an error, or interrupted."""
     from prefixlab.bench.runs.files import result_file
     from prefixlab.bench.runs.sweep import run_sweep
@@ -192,7 +209,7 @@ def measure(points: list[SweepPoint], folder: RunDir | None) -> list[PointResult
 
     result_file(points[0].config, "", None)  # a folder that cannot be made is told before anything is sent
     results: list[PointResult] = []
-    keeper = Keeper(folder)
+    folder = keeper.folder
     try:
         with watching([point.config for point in points]) as watcher:
             for result in run_sweep(
@@ -225,8 +242,15 @@ def left_of(points: list[SweepPoint], results: list[PointResult]) -> list[str]:
 class Keeper:
     """Where results of points go."""
 
-    def __init__(self, folder: RunDir | None) -> None:
-        self._folder = folder
+    def __init__(self, folder: RunDir | None, verb: str) -> None:
+        self.folder = folder
+        self._verb = verb
+
+    def as_text(self, results: list[PointResult], style: str) -> str:
+        """What is shown and kept for people to read."""
+        from prefixlab.bench.runs.files import sweep_text
+
+        return sweep_text(results, TABLE_WIDTH)
 
     def point_done(self, point: SweepPoint, result: PointResult) -> None:
         from prefixlab.bench.records.run_dir import free_name
@@ -239,18 +263,18 @@ class Keeper:
 
     def show(self, results: list[PointResult], style: str, *, left: list[str]) -> None:
         from prefixlab.bench.report.points.side_by_side import write_csv
-        from prefixlab.bench.runs.files import lines_of, sweep_text
+        from prefixlab.bench.runs.files import lines_of
 
-        text = sweep_text(results, TABLE_WIDTH) + "".join(f"note: {sentence}\n" for sentence in left)
+        text = self.as_text(results, style) + "".join(f"note: {sentence}\n" for sentence in left)
         lines = lines_of(results)
-        if self._folder is not None:
-            write_csv(self._folder.path / "sweep.csv", results)
-            self._folder.write_bytes("sweep.jsonl", lines)
-            self._folder.write_text("report.txt", text)
-            self._folder.write_json("summary.json", {"finished": not left, "points": len(results)})
-            print(f"kept in {self._folder.path}", file=sys.stderr)
+        if self.folder is not None:
+            write_csv(self.folder.path / "sweep.csv", results)
+            self.folder.write_bytes("sweep.jsonl", lines)
+            self.folder.write_text("report.txt", text)
+            self.folder.write_json("summary.json", {"finished": not left, "points": len(results)})
+            print(f"kept in {self.folder.path}", file=sys.stderr)
             if left:
-                print(f"to go on: prefixlab {VERB} --resume {self._folder.path}", file=sys.stderr)
+                print(f"to go on: prefixlab {self._verb} --resume {self.folder.path}", file=sys.stderr)
         sys.stdout.write(lines.decode() if style == "json" else text)
 
 

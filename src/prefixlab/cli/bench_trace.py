@@ -1,135 +1,204 @@
-"""`prefixlab bench trace FILE`: replay a recorded trace at its own times, check hits against an ideal cache.
+"""`prefixlab bench trace FILE`: replay a recorded trace at its own times, at one speed or at several.
 
-Owns the verb: flags, what is printed where, the exit code. The run is `prefixlab.bench.runs.trace`.
+Owns the verb: its flags and defaults, what is printed where, the exit code. A speed is a point of a sweep, so
+the runs, their folders and their reports are those of `bench sweep`.
+
+Invariant: what was measured is shown and kept, also when the replay ends early.
 """
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import TYPE_CHECKING
+import contextlib
+import dataclasses
+import sys
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prefixlab.bench.config.trace import TraceConfig
-    from prefixlab.bench.runs.trace import TraceRun
-    from prefixlab.bench.targets.endpoint import Endpoint
-    from prefixlab.bench.workloads.trace import Fitting, Trace
+    from prefixlab.bench.metrics.point import PointResult
+    from prefixlab.bench.runs.sweep import SweepPoint
+    from prefixlab.cli.main import Parser
 
-SUMMARY = (
-    "replay a trace in Mooncake's format (.jsonl or .jsonl.gz), its sharing of prefixes reproduced exactly"
-)
+SUMMARY = "replay a trace of requests, its sharing of prefixes reproduced exactly, at one speed or at several"
+VERB = "bench trace"
+NUM_PROMPTS = 50
+"""Unless told otherwise: traces are long, and time is what a replay takes."""
 EMBEDDED_LENGTH_SCALE = 0.25
 """Traces are recorded on models and machines far larger than the one embedded."""
+SPEEDS = ("speedup", "time_scale")
+OWN = ("file", "preset", "strict", "dry_run")
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    from prefixlab.bench.config.target import TargetConfig
-    from prefixlab.bench.config.trace import TraceConfig
-    from prefixlab.cli.embedded import add_engine_flags
+def configure(parser: Parser) -> None:
+    from prefixlab.bench.config.sweep import SweepConfig
+    from prefixlab.bench.config.trace import PRESETS
+    from prefixlab.cli.bench_point import add_point_flags
     from prefixlab.core.config import add_flags
 
     parser.description = (
-        f"{SUMMARY}.\n\nWithout --base-url, --host or --port an embedded engine is started and measured."
+        f"{SUMMARY}. Takes Mooncake's, Bailian's, Azure's and BurstGPT's traces, agentic sessions and lists of "
+        "lengths, plain or compressed.\n\nEach request goes at its recorded time (--fixed-schedule), whatever "
+        "became of the others; with --no-fixed-schedule and --max-concurrency only the order is kept. Several "
+        "speeds are measured one after another, each from a cold cache, and shown side by side.\n\nWithout "
+        "--base-url, --host, --port or --backend an embedded engine is started and measured."
     )
-    parser.add_argument("file", metavar="FILE", help="the trace")
-    add_flags(parser, TargetConfig, "server to measure")
-    add_flags(parser, TraceConfig, "trace")
-    add_engine_flags(parser, TargetConfig, TraceConfig)
+    parser.add_argument("file", metavar="FILE", nargs="?", default=argparse.SUPPRESS, help="the trace")
+    group = parser.add_argument_group("trace")
+    group.add_argument(
+        "--speedup",
+        nargs="+",
+        action="extend",
+        type=_speeds,
+        default=argparse.SUPPRESS,
+        metavar="X",
+        help="2 replays twice as fast as recorded; several values make several runs (default: 1)",
+    )
+    group.add_argument(
+        "--time-scale",
+        "--mooncake-slowdown-factor",
+        nargs="+",
+        action="extend",
+        type=_speeds,
+        default=argparse.SUPPRESS,
+        metavar="X",
+        help="the other way round: 2 replays half as fast; several values make several runs",
+    )
+    group.add_argument(
+        "--preset",
+        choices=sorted(PRESETS),
+        default=argparse.SUPPRESS,
+        help="qwen: the first 1,000 requests of a Bailian trace, at the time scales 0.4 0.5 0.6 0.7 0.8 1.6; "
+        "other options overrule it",
+    )
+    group.add_argument(
+        "--strict",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="exit with 3 unless every request succeeded and the cache served what an ideal one would have",
+    )
+    parser.add_argument(
+        "--resume",
+        metavar="DIR",
+        default=argparse.SUPPRESS,
+        help="go on with the replay in this folder; speeds that are finished are not measured again",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="print what would be sent, and stop",
+    )
+    add_flags(parser, SweepConfig, "several servers")
+    add_point_flags(parser, listed=True, skip=_of_other_datasets())
+
+
+def _speeds(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number, nor several with commas") from None
+
+
+def _of_other_datasets() -> set[str]:
+    """Options that would be refused, and those this verb decides itself."""
+    from prefixlab.bench.config.dataset import OPTIONS_OF
+    from prefixlab.bench.config.serve import WORKLOADS
+    from prefixlab.bench.config.trace import TraceConfig
+
+    others = (part for part in WORKLOADS.values() if part is not TraceConfig)
+    skipped = {field.name for part in others for field in dataclasses.fields(part)}
+    skipped |= {name for name, datasets in OPTIONS_OF.items() if "trace" not in datasets}
+    return skipped | {"dataset_name", "dataset_path", *SPEEDS}
 
 
 def run(args: argparse.Namespace) -> int:
-    from prefixlab.bench.config.target import TargetConfig
-    from prefixlab.bench.config.trace import TraceConfig
-    from prefixlab.bench.workloads.trace import fit_trace, read_trace
-    from prefixlab.cli.bench_target import check_can_write, endpoint_under_test, target_config
-    from prefixlab.core.config import resolve
+    from prefixlab.cli.bench_sweep import Keeper, begun, describe, judge, measure, resumed
+    from prefixlab.core.errors import ConfigError
 
-    target = target_config(args)
-    config = resolve(TraceConfig, vars(args), {})
-    output = check_can_write("--output-file", config.output_file)
-    trace = read_trace(Path(args.file), num_requests=config.num_prompts, block_size=config.block_size)
-    scale = config.length_scale or (EMBEDDED_LENGTH_SCALE if target.is_embedded else 1.0)
-    fitted, fitting = fit_trace(trace, length_scale=scale, max_len=config.max_len)
-    if config.dry_run:
-        print(describe(fitted, fitting, config.speedup))
-        return 0
-    with endpoint_under_test(target, args, TargetConfig, TraceConfig) as endpoint:
-        replayed = measure(endpoint, config, trace, scale)
-    show(endpoint, replayed)
-    if replayed.interrupted:
-        raise KeyboardInterrupt
-    report(endpoint, replayed, config, output)
-    return 0
+    given = vars(args)
+    strict = given.pop("strict", False)
+    with contextlib.ExitStack() as resources:
+        if "resume" in given:
+            folder, points = resumed(args, VERB, resources)
+        elif "file" not in given:
+            raise ConfigError("bench trace needs a FILE: the trace to replay")
+        else:
+            points = planned_points(given)
+            if "dry_run" in given:
+                print(describe(points))
+                print("\n".join(f"note: {note}" for note in notes_of(points)))
+                return 0
+            folder = begun(points, VERB, resources)
+
+        class ReplayKeeper(Keeper):
+            """One speed is shown as one run is, several side by side."""
+
+            def as_text(self, results: list[PointResult], style: str) -> str:
+                from prefixlab.bench.runs.files import as_text
+
+                if len(points) > 1:
+                    return super().as_text(results, style)
+                return "".join(as_text(result, style) for result in results)
+
+        results = measure(points, ReplayKeeper(folder, VERB))
+    code = judge(points, results)
+    if strict:
+        check_strictly(points, results)
+    return code
 
 
-def measure(endpoint: Endpoint, config: TraceConfig, trace: Trace, scale: float) -> TraceRun:
-    from prefixlab.bench.report.progress import ProgressBar
-    from prefixlab.bench.runs.trace import run_trace
+def planned_points(given: dict[str, Any]) -> list[SweepPoint]:
+    """One for each speed, and for each value of other options that were given several."""
+    from prefixlab.bench.config.trace import PRESETS
+    from prefixlab.cli import bench_sweep
+    from prefixlab.core.config import Values
+    from prefixlab.core.errors import ConfigError
 
-    with ProgressBar(len(trace.requests)) as bar:
-        bar.describe(trace.name)
-        return run_trace(
-            endpoint,
-            trace,
-            length_scale=scale,
-            max_len=config.max_len,
-            speedup=config.speedup,
-            seed=config.seed,
-            on_progress=bar.update,
+    settings = {name: value for name, value in given.items() if name not in OWN}
+    settings |= {"dataset_name": "trace", "dataset_path": given["file"]}
+    for name in SPEEDS:
+        if name in settings:
+            settings[name] = Values(speed for several in settings[name] for speed in several)
+    if len(set(SPEEDS) & set(settings)) > 1:
+        raise ConfigError("--speedup and --time-scale both say how fast: give one")
+    for name, value in PRESETS.get(given.get("preset", ""), {}).items():
+        if name not in SPEEDS or not set(SPEEDS) & set(settings):
+            settings.setdefault(name, Values(value) if isinstance(value, tuple) else value)
+    if not set(SPEEDS) & set(settings):
+        settings["speedup"] = Values((1.0,))
+    settings.setdefault("num_prompts", NUM_PROMPTS)
+    if settings["num_prompts"] in (0, (0,)):
+        del settings["num_prompts"]
+    points = bench_sweep.planned_points(argparse.Namespace(**settings))
+    if "length_scale" not in settings and points[0].config.target.is_embedded:
+        print(
+            f"the embedded engine is small: lengths are scaled by {EMBEDDED_LENGTH_SCALE:g} "
+            "(--length-scale 1 leaves them)",
+            file=sys.stderr,
         )
+        settings["length_scale"] = EMBEDDED_LENGTH_SCALE
+        points = bench_sweep.planned_points(argparse.Namespace(**settings))
+    return points
 
 
-def show(endpoint: Endpoint, replayed: TraceRun) -> None:
-    """To stdout; also what had finished when the run was interrupted."""
-    from prefixlab.bench.report.console import result_block
+def notes_of(points: list[SweepPoint]) -> list[str]:
+    """What was done to the trace, each note once."""
+    from prefixlab.bench.runs.point import outline
 
-    print(
-        result_block(
-            [
-                ("Backend:", endpoint.backend),
-                ("Model:", endpoint.model),
-                ("Trace:", replayed.trace.name),
-                ("Block size (tokens):", replayed.trace.block_size),
-                ("Page size (tokens):", endpoint.page_size),
-                ("Traffic request rate:", f"trace, speedup {replayed.speedup:g}"),
-                ("Arrival stamps:", replayed.health.stamps),
-            ],
-            replayed.metrics,
-            replayed.check,
-            open_loop=True,
-            notes=replayed.notes,
-        )
-    )
+    return list(dict.fromkeys(note for point in points for note in outline(point.config).workload.notes))
 
 
-def report(endpoint: Endpoint, replayed: TraceRun, config: TraceConfig, output: Path | None) -> None:
-    """Write the JSON line, then judge as `bench warm-cache` does. An interrupted run gets neither."""
+def check_strictly(points: list[SweepPoint], results: list[PointResult]) -> None:
+    """Raises GateError where a cache did not serve what an ideal one would have, or a request failed."""
     from prefixlab.bench.report.console import counted
-    from prefixlab.bench.report.jsonl import append_line, trace_row
     from prefixlab.bench.verdict import Verdict
-    from prefixlab.core.errors import GateError, TargetError
+    from prefixlab.core.errors import GateError
 
-    if output is not None:
-        append_line(output, trace_row(replayed, endpoint))
-    if not replayed.metrics.ok:
-        raise TargetError("no request of the trace succeeded")
-    if config.strict and (replayed.check.verdict is not Verdict.CONSISTENT or replayed.metrics.failed):
-        failed = f"{replayed.metrics.failed} of {counted(replayed.metrics.planned, 'request')} failed"
-        raise GateError(f"--strict: cached tokens {replayed.check.verdict.value}, {failed}")
-
-
-def describe(trace: Trace, fitting: Fitting, speedup: float) -> str:
-    """What would be sent, in one line, and what was done to the trace to make it that."""
-    from prefixlab.bench.report.console import counted
-
-    requests = trace.requests
-    prompt = sum(request.num_prompt_tokens for request in requests)
-    output = sum(request.num_output_tokens for request in requests)
-    longest = max(request.num_prompt_tokens + request.num_output_tokens for request in requests)
-    scaled = f", lengths scaled by {fitting.length_scale:g}" if fitting.length_scale != 1 else ""
-    cut = f", {counted(fitting.num_cut, 'request')} cut to {fitting.max_len:,}" if fitting.num_cut else ""
-    return (
-        f"{trace.name}: {counted(len(requests), 'request')} over {requests[-1].offset_s / speedup:,.1f} s, "
-        f"{counted(prompt, 'prompt token')} and {counted(output, 'output token')}, longest {longest:,}, "
-        f"blocks of {trace.block_size}{scaled}{cut}"
-    )
+    wrong = [
+        f"{point.name}: cached tokens {result.check.verdict.value}, {result.metrics.failed} of "
+        f"{counted(result.metrics.planned, 'request')} failed"
+        for point, result in zip(points, results, strict=True)
+        if result.check.verdict is not Verdict.CONSISTENT or result.metrics.failed
+    ]
+    if wrong:
+        raise GateError("--strict: " + "; ".join(wrong))

@@ -60,6 +60,10 @@ class LoadConfig:
         "file of arrivals: one offset in seconds per line, or JSON lines with a timestamp in milliseconds",
         metavar="FILE",
     )
+    fixed_schedule: bool | None = setting(
+        None,
+        "send each request at the time the trace has for it (default: so, unless something else says when)",
+    )
     duration: float | None = setting(
         None,
         "send nothing after so many seconds; requests may run out before, for without a rate there are as "
@@ -87,6 +91,7 @@ class LoadConfig:
                 ("--ramp-up-strategy", self.ramp_up_strategy is not None),
                 ("--stage", bool(self.stage)),
                 ("--schedule", self.schedule is not None),
+                ("--fixed-schedule", bool(self.fixed_schedule)),
             )
             if given
         ]
@@ -96,7 +101,7 @@ class LoadConfig:
             raise ConfigError(f"--request-rate must be above 0, not {self.request_rate}")
         if not self.burstiness > 0:
             raise ConfigError(f"--burstiness must be above 0, not {self.burstiness}")
-        if self.burstiness != POISSON and (not ways or ways == ["--schedule"]):
+        if self.burstiness != POISSON and (not ways or not self.has_rate):
             raise ConfigError(
                 "--burstiness shapes arrivals at a rate: give --request-rate, a ramp or --stage"
             )
@@ -140,7 +145,7 @@ class LoadConfig:
 
     @property
     def has_times(self) -> bool:
-        return self.has_rate or self.schedule is not None
+        return self.has_rate or self.schedule is not None or bool(self.fixed_schedule)
 
     @property
     def has_rate(self) -> bool:
@@ -166,7 +171,7 @@ class LoadConfig:
     def offsets(
         self, num_requests: int | None, default: int, seed: int, repeat: int = 0
     ) -> FloatArray | None:
-        """When requests arrive, in seconds from the start; None where nothing says when.
+        """When requests arrive, in seconds from the start; None where nothing says when, or the data set.
 
         Args:
             num_requests: as the user said; None leaves it to arrivals that end by themselves, else `default`.
@@ -174,7 +179,7 @@ class LoadConfig:
         Raises:
             ConfigError: the schedule cannot be read, or nothing would arrive.
         """
-        if not self.has_times:
+        if not self.has_times or self.fixed_schedule:
             return None
         key = (seed, repeat)
         within_s = math.inf if self.duration is None else self.duration
@@ -186,6 +191,11 @@ class LoadConfig:
             count = num_requests or default
             offsets = arrivals(self.rate(count), self.burstiness, key, limit=count)
         offsets = offsets[offsets < within_s]
+        self.check(offsets)
+        return offsets
+
+    def check(self, offsets: FloatArray) -> None:
+        """Raises ConfigError if there is none, or a run would not end in anybody's lifetime."""
         if not len(offsets):
             raise ConfigError(f"no request arrives: {self.describe()}")
         if not offsets[-1] <= LONGEST_SCHEDULE_S:
@@ -193,7 +203,6 @@ class LoadConfig:
             raise ConfigError(
                 f"the last request would be sent after {days}, at {self.arrivals()}: send more often"
             )
-        return offsets
 
     def ramp(self) -> dict[str, Any]:
         """Its settings, by the names of vLLM's results; empty without one."""
@@ -206,6 +215,8 @@ class LoadConfig:
         """In words: when requests come. Nothing in closed loop."""
         if self.schedule is not None:
             return f"times from {self.schedule}"
+        if self.fixed_schedule:
+            return "times of the trace"
         if not self.has_rate:
             return "all at once" if self.open_loop else ""
         shape = {POISSON: "Poisson", math.inf: "constant"}.get(self.burstiness, f"gamma {self.burstiness:g}")

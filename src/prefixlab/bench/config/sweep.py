@@ -22,7 +22,10 @@ FEWEST_REQUESTS, REQUESTS_PER_SLOT = 10, 3
 
 NAME = re.compile(r"[a-zA-Z0-9_-]+")
 RESERVED_NAMES = frozenset({"plots"})
-LOAD_OPTIONS = ("max_concurrency", "request_rate", "ramp_up_strategy", "stage", "schedule")
+LOAD_OPTIONS = (
+    *("max_concurrency", "request_rate", "ramp_up_strategy", "stage", "schedule"),
+    *("fixed_schedule", "speedup", "time_scale"),
+)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from prefixlab.bench.metrics.intervals import Interval
 from prefixlab.bench.metrics.saturation import Saturation, saturation
 from prefixlab.bench.metrics.summary import Metrics, check_complete, fold
 from prefixlab.bench.records.table import RecordTable
+from prefixlab.bench.traces.fidelity import Fidelity
 from prefixlab.bench.verdict import CacheCheck, check_cache
 
 LATENCIES = ("ttft", "tpot", "itl", "e2el")
@@ -44,6 +45,7 @@ class PointSettings:
         percentiles: in percent, shown of each.
         metadata: the user's own keys, which results carry as they are.
         swept: the options this point of a sweep sets, by flag or name, in the order given; empty otherwise.
+        facts: what the workload adds to the results, by key.
     """
 
     backend: str
@@ -64,6 +66,7 @@ class PointSettings:
     percentiles: tuple[float, ...] = (99.0,)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     swept: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +80,7 @@ class PointResult:
             statistic is "", as ("output_throughput", "") and ("steady_output_throughput", "").
         saturation: None in closed loop, and where there is too little to tell.
         interrupted: ended before its plan was done.
+        fidelity: of the replay of a trace.
     """
 
     settings: PointSettings
@@ -89,6 +93,7 @@ class PointResult:
     health: ClientHealth
     notes: tuple[str, ...] = ()
     interrupted: bool = False
+    fidelity: Fidelity | None = None
 
     @property
     def saturated(self) -> bool:

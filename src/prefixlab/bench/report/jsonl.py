@@ -19,7 +19,6 @@ from prefixlab.bench.config.warm_cache import WarmCacheOptions
 from prefixlab.bench.metrics.summary import Metrics, as_result_keys
 from prefixlab.bench.report.environment import machine_name
 from prefixlab.bench.report.points.keys import cache_keys, client_keys
-from prefixlab.bench.runs.trace import TraceRun
 from prefixlab.bench.runs.warm_cache import PointRun
 from prefixlab.bench.targets.endpoint import Endpoint
 from prefixlab.bench.verdict import CacheCheck
@@ -55,25 +54,6 @@ def warm_cache_row(run: PointRun, options: WarmCacheOptions, endpoint: Endpoint)
         "cold_start_detail": run.cold_start.detail,
         "salt": run.salt or None,
         "warm_up_cached_tokens": run.warm_up_cached_tokens,
-        **measured_keys(run.metrics, run.check),
-        "client": client_keys(run.health),
-        "notes": list(run.notes),
-    }
-
-
-def trace_row(run: TraceRun, endpoint: Endpoint) -> dict[str, Any]:
-    """One replay of a trace."""
-    return {
-        **_endpoint_keys(endpoint, "trace"),
-        "trace": run.trace.name,
-        "num_prompts": len(run.trace.requests),
-        "block_size": run.trace.block_size,
-        "length_scale": run.fitting.length_scale,
-        "num_cut": run.fitting.num_cut,
-        "speedup": run.speedup,
-        "cold_start": run.cold_start.coldness.value,
-        "cold_start_detail": run.cold_start.detail,
-        "salt": run.salt or None,
         **measured_keys(run.metrics, run.check),
         "client": client_keys(run.health),
         "notes": list(run.notes),

@@ -27,6 +27,7 @@ from prefixlab import __version__
 from prefixlab.bench.config.report import RUNS, ReportConfig
 from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.metrics.point import PointResult
+from prefixlab.bench.metrics.turns import has_turns
 from prefixlab.bench.records.export import join_lines, write_lines
 from prefixlab.bench.records.run_dir import ENVIRONMENT, SUMMARY, RunDir
 from prefixlab.bench.records.store import write_csv, write_parquet
@@ -35,6 +36,7 @@ from prefixlab.bench.report.jsonl import append_line
 from prefixlab.bench.report.points.keys import result_keys
 from prefixlab.bench.report.points.side_by_side import notes_of_points, points_table
 from prefixlab.bench.report.points.styles import show_point
+from prefixlab.bench.report.turns import turns_csv
 from prefixlab.bench.targets.endpoint import Endpoint
 from prefixlab.core.clock import wall_time_label
 from prefixlab.core.config import MASK
@@ -136,12 +138,15 @@ def finish(
     result = dataclasses.replace(result, notes=(*result.notes, *notes))
     lines = folder.path / "requests.jsonl"
     parts = [path for segment in folder.segments() for path in segment.record_files()]
-    if result.metrics.num_segments == 1 and len(folder.segments()) == 1:
+    told_at_once = not has_turns(result.table)  # of later turns it is known at the end what to expect
+    if told_at_once and result.metrics.num_segments == 1 and len(folder.segments()) == 1:
         join_lines(lines, parts)
     else:
         write_lines(lines, result.table)
     write_parquet(folder.path / "requests.parquet", result.table)
     write_csv(folder.path / "requests.csv", result.table)
+    if has_turns(result.table):
+        folder.write_text("turns.csv", turns_csv(result.table))
     folder.write_bytes("health.json", msgspec.json.format(result.health.to_json().encode()) + b"\n")
     folder.write_text("report.txt", as_text(result, "vllm"))
     keys = {"finished": not result.interrupted, **result_keys(result, detailed=detailed)}
@@ -200,8 +205,8 @@ def save(report: ReportConfig, path: Path | None, result: PointResult) -> None:
         append_line(Path(report.output_file), result_keys(result, detailed=report.save_detailed))
 
 
-def sweep_folder(label: str | None) -> Path:
-    return RUNS / plain_word("-".join([*([label] if label else []), "sweep", wall_time_label()]))
+def sweep_folder(label: str | None, kind: str = "sweep") -> Path:
+    return RUNS / plain_word("-".join([*([label] if label else []), kind, wall_time_label()]))
 
 
 def sweep_text(results: Sequence[PointResult], width: int) -> str:

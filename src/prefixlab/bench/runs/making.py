@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from prefixlab.bench.config.dataset import DEFAULT_NUM_PROMPTS
+from prefixlab.bench.config.dataset import DEFAULT_NUM_PROMPTS, TRACE_DATASETS
 from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.report.console import counted
+from prefixlab.bench.runs.trace import trace_workload
 from prefixlab.bench.workloads.files.custom import Row, choose_rows, read_rows
 from prefixlab.bench.workloads.files.messages import read_messages
 from prefixlab.bench.workloads.files.sharegpt import read_sharegpt
@@ -123,6 +124,7 @@ MAKERS: dict[str, Maker] = {
     "shared-prefix": _shared_prefix,
     "prefix_repetition": _prefix_repetition,
     "generated-shared-prefix": _generated_shared_prefix,
+    **dict.fromkeys(TRACE_DATASETS, trace_workload),
 }
 
 CountingMaker = Callable[[ServeConfig, int | None, Tokenizer | None], Workload]

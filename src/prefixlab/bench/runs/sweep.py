@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from prefixlab.bench.runs import files
 from prefixlab.bench.runs.checks import check_point
 from prefixlab.bench.runs.remembered import remembered_endpoint
 from prefixlab.bench.runs.serve import ServeRun, Watcher
+from prefixlab.bench.runs.trace import within_limits
 from prefixlab.bench.runs.trial import try_out
 from prefixlab.bench.targets.endpoint import Endpoint
 from prefixlab.core.errors import ConfigError, TargetError
@@ -74,6 +75,7 @@ def run_sweep(
         with open_one(several[0].config) as endpoint:
             tried = False
             for point in several:
+                point = replace(point, config=within_limits(point.config, endpoint))
                 if not (tried or _has_begun(folder, point)):
                     try_out(endpoint, point.config)
                     tried = True
@@ -106,7 +108,8 @@ def probe(
             several = list(of_one_server)
             with open_endpoint(several[0].config) as endpoint:
                 for point in several:
-                    check_point(endpoint, point.config, make_tokenizer(point.config, endpoint))
+                    config = within_limits(point.config, endpoint)
+                    check_point(endpoint, config, make_tokenizer(config, endpoint))
         except (ConfigError, TargetError) as error:
             name = several[0].swept.get("target")
             where = f"--target {name}={target.url}: " if name else ""

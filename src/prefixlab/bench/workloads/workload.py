@@ -9,9 +9,11 @@ Invariant: a workload is a pure function of its settings, its seed and the repea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+from prefixlab.bench.traces.fidelity import Recorded
 from prefixlab.bench.workloads.files.custom import Row
 from prefixlab.bench.workloads.sketch import FloatArray, Sketches
 from prefixlab.core.errors import ConfigError
@@ -26,12 +28,16 @@ class Workload:
         rows: prompts as a file has them.
         notes: what a reader of the report should know of it, each a sentence without a full stop.
         length_flags: the flags that decide how long its requests are, for messages.
+        recorded: what it is a replay of, which the report is compared with.
+        facts: further keys of its results, by name.
     """
 
     sketches: Sketches | None = None
     rows: Sequence[Row] = field(default=())
     notes: tuple[str, ...] = ()
     length_flags: str = ""
+    recorded: Recorded | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert (self.sketches is None) == bool(self.rows), "a workload is sketches or rows"

@@ -16,6 +16,8 @@ from prefixlab.bench.metrics.point import PointResult
 from prefixlab.bench.report.console import WIDTH, Row, line, section
 from prefixlab.bench.report.figures import milliseconds
 from prefixlab.bench.report.points.keys import milliseconds_at
+from prefixlab.bench.report.turns import turn_lines
+from prefixlab.bench.traces.fidelity import Fidelity
 from prefixlab.bench.verdict import Verdict
 
 _SECTIONS = {
@@ -44,6 +46,9 @@ def point_block(result: PointResult) -> str:
         lines += _latency_sections(result, [("Time to First Content", "TTFC", "content_ttft_s")])
     if result.check.verdict not in (Verdict.NOT_REPORTED, Verdict.NOTHING_FINISHED):
         lines += section("Prefix Cache", _cache_rows(result))
+    if result.fidelity is not None:
+        lines += section("Fidelity", _fidelity_rows(result.fidelity))
+    lines += turn_lines(result.table)
     lines += section("Client", _client_rows(result))
     lines.append("=" * WIDTH)
     lines += [f"note: {note}" for note in shown_notes(result)]
@@ -171,6 +176,31 @@ def _cache_rows(result: PointResult) -> list[Row]:
         ("Measured hit rate (%):", None if rate is None else 100 * rate),
         ("Cache verdict:", check.verdict.value),
     ]
+
+
+def _fidelity_rows(fidelity: Fidelity) -> list[Row]:
+    prompts, outputs, sharing, timing = (
+        *(fidelity.prompts, fidelity.outputs),
+        *(fidelity.sharing, fidelity.timing),
+    )
+    rows: list[Row] = [
+        ("Prompts of exact length:", f"{prompts.num_exact} of {prompts.num_counted}"),
+        ("Outputs of exact length:", f"{outputs.num_exact} of {outputs.num_counted}"),
+        ("Prompts of exact sharing:", f"{sharing.num_exact} of {sharing.num_checked}"),
+        ("Ideal hit rate, recorded (%):", 100 * sharing.recorded),
+        ("Ideal hit rate, to be sent (%):", 100 * sharing.fitted),
+        ("Ideal hit rate, sent (%):", 100 * sharing.sent),
+    ]
+    if timing is not None:
+        rows += [
+            ("Median arrival lag (ms):", milliseconds(timing.lag_p50_s)),
+            ("P99 arrival lag (ms):", milliseconds(timing.lag_p99_s)),
+            ("Max arrival lag (ms):", milliseconds(timing.lag_max_s)),
+            ("Recorded duration (s):", timing.recorded_s),
+            ("Scheduled duration (s):", timing.scheduled_s),
+            ("Realised duration (s):", timing.realised_s),
+        ]
+    return rows
 
 
 def _client_rows(result: PointResult) -> list[Row]:

@@ -25,6 +25,7 @@ from prefixlab.bench.metrics.point import PointResult
 from prefixlab.bench.metrics.summary import LATENCY_KEYS, as_result_keys
 from prefixlab.bench.records.table import RecordTable
 from prefixlab.bench.report.environment import machine_name
+from prefixlab.bench.report.turns import turn_keys
 from prefixlab.bench.verdict import CacheCheck
 from prefixlab.core.histogram import Histogram
 
@@ -50,6 +51,8 @@ def result_keys(result: PointResult, *, detailed: bool = False) -> dict[str, Any
         "arrivals": settings.arrivals or None,
         **settings.ramp,
         "swept": dict(settings.swept) or None,
+        **settings.facts,
+        **({} if result.fidelity is None else {"fidelity": result.fidelity.keys()}),
         "planned": metrics.planned,
         **as_result_keys(metrics),
         "total_output_tokens_retokenized": None,  # tokens are counted by the server, none are made again
@@ -66,6 +69,7 @@ def result_keys(result: PointResult, *, detailed: bool = False) -> dict[str, Any
         "segments": metrics.num_segments,
         "interrupted": result.interrupted,
         **cache_keys(result.check),
+        **turn_keys(result.table),
         "client": client_keys(result.health),
         "client_machine": machine_name(),
         "prefixlab_version": __version__,

@@ -17,6 +17,7 @@ from prefixlab.bench.metrics.distribution import Distribution, percentile_name
 from prefixlab.bench.metrics.point import PointResult
 from prefixlab.bench.report.figures import milliseconds, number
 from prefixlab.bench.report.points.block import may_queue, pacing, saturated_word, shown_notes
+from prefixlab.bench.report.turns import turn_lines
 
 _LATENCIES = {
     "ttft": ("TTFT", "ttft_s"),
@@ -33,7 +34,8 @@ _FROM_SCHEDULE = (
 def point_table(result: PointResult) -> Group:
     """Latencies, then rates, then what became of the requests, then notes."""
     said = [Text(f"note: {note}") for note in shown_notes(result)]
-    return Group(_latencies(result), _rates(result), Text(_accounting(result)), *said)
+    turns = [Text("\n".join(lines))] if (lines := turn_lines(result.table)) else []
+    return Group(_latencies(result), _rates(result), *turns, Text(_accounting(result)), *said)
 
 
 def _latencies(result: PointResult) -> Table:
