@@ -47,7 +47,8 @@ OPTIONS_OF: dict[str, tuple[str, ...]] = {
     "shuffle": (*CHOSEN_DATASETS, "prefix_repetition"),
     **dict.fromkeys(("random_prefix_len", "random_range_ratio", "range_ratio_of"), ("random",)),
     "prompt_form": tuple(name for name in DATASETS if name not in FILE_DATASETS),
-    "dataset_path": (*FILE_DATASETS, *TRACE_DATASETS),
+    "dataset_path": (*FILE_DATASETS, *TRACE_DATASETS, "sessions"),
+    "num_prompts": tuple(name for name in DATASETS if name != "sessions"),
 }
 """Options of some data sets only. Lengths of random prompts are not among them: warm-up requests have them
 with any."""
@@ -135,8 +136,10 @@ class DatasetConfig:
             raise ConfigError(
                 f"--dataset-name {name}: there is {_either(DATASETS)}{did_you_mean(name, known)}"
             )
-        if name in OPTIONS_OF["dataset_path"] and self.dataset_path is None:
+        if name in (*FILE_DATASETS, *TRACE_DATASETS) and self.dataset_path is None:
             raise ConfigError(f"--dataset-name {name} reads a file: give --dataset-path")
+        if name == "sessions" and self.num_prompts is not None:
+            raise ConfigError("--num-prompts counts requests: how many sessions there are --num-sessions says")
         self._check_unused()
         for field, least in (
             ("num_prompts", 1),

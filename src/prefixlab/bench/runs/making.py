@@ -10,15 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from prefixlab.bench.config.dataset import DEFAULT_NUM_PROMPTS, TRACE_DATASETS
+from prefixlab.bench.config.dataset import DEFAULT_NUM_PROMPTS, TRACE_DATASETS, length_range
 from prefixlab.bench.config.serve import ServeConfig
+from prefixlab.bench.config.sessions import DEFAULT_NUM_SESSIONS, DEFAULT_NUM_TURNS, SessionsConfig
 from prefixlab.bench.report.console import counted
+from prefixlab.bench.runs.sessions import num_arriving
 from prefixlab.bench.runs.trace import trace_workload
 from prefixlab.bench.workloads.files.custom import Row, choose_rows, read_rows
 from prefixlab.bench.workloads.files.messages import read_messages
 from prefixlab.bench.workloads.files.sharegpt import read_sharegpt
 from prefixlab.bench.workloads.generators.prefix_ratio import PrefixRatioShape, prefix_ratio_workload
 from prefixlab.bench.workloads.generators.random import RandomShape, random_workload
+from prefixlab.bench.workloads.generators.sessions import SessionShape, ThinkTime, live_workload
 from prefixlab.bench.workloads.generators.sharing import (
     generated_shared_prefix_workload,
     prefix_repetition_workload,
@@ -46,6 +49,8 @@ def default_num_prompts(config: ServeConfig) -> int:
     """How many requests there are where neither --num-prompts nor arrivals say so."""
     if config.dataset.dataset_name == "generated-shared-prefix":
         return config.gsp.num_prompts
+    if config.dataset.dataset_name in SessionsConfig.DATASETS and config.load.has_times:
+        return num_arriving(_sessions(config, None))
     return DEFAULT_NUM_PROMPTS
 
 
@@ -117,7 +122,22 @@ def _generated_shared_prefix(config: ServeConfig, count: int | None) -> Workload
     return generated_shared_prefix_workload(config.gsp, count, config.dataset.seed, config.key())
 
 
+def _sessions(config: ServeConfig, count: int | None) -> Workload:
+    """`count`: of sessions."""
+    asked, key = config.sessions, (config.dataset.seed, config.key())
+    think = ThinkTime(asked.think_time or 0.0, asked.think_time_distribution)
+    first = asked.turn_len if asked.first_turn_len is None else asked.first_turn_len
+    lengths = (
+        length_range(length, asked.turn_range_ratio, as_sglang=True)
+        for length in (first, asked.turn_len, asked.turn_output_len)
+    )
+    num_turns = asked.num_turns or DEFAULT_NUM_TURNS
+    shape = SessionShape(count or DEFAULT_NUM_SESSIONS, num_turns, *lengths, asked.system_len)
+    return live_workload(shape, think, *key)
+
+
 MAKERS: dict[str, Maker] = {
+    "sessions": _sessions,
     "random": _random,
     "custom": _custom,
     "prefix-ratio": _prefix_ratio,

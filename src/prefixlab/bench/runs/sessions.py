@@ -3,8 +3,8 @@ later turns should have found cached.
 
 Owns what is different where a plan has sessions. Sending them is the driver's, their order the workload's.
 
-Invariant: a session is sent as a whole or not at all: one that had not ended when a run stopped is begun anew,
-and none of its earlier records count.
+Invariant: a session that had not ended when a run stopped is begun anew as a whole, and none of its earlier
+records counts.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import numpy as np
 
 from prefixlab.bench.config.dataset import LengthRange
 from prefixlab.bench.traces.trace import Trace
+from prefixlab.bench.workloads.draws import Draws
 from prefixlab.bench.workloads.generators.random import draw_lengths
 from prefixlab.bench.workloads.sketch import NOBODY, FloatArray, IntArray, Sketches
 from prefixlab.bench.workloads.workload import Workload
@@ -51,13 +52,12 @@ class ThinkTime:
 
     def draw(self, count: int, *key: int) -> FloatArray:
         """Shape (count,). `key`: whole numbers ≥ 0 that the times depend on."""
-        random = np.random.Generator(np.random.PCG64(np.random.SeedSequence((*key, _THINK))))
+        draws = Draws(*key, _THINK)
         if self.distribution == "exponential":
-            return random.standard_exponential(count) * self.mean_s
+            return -np.log(draws.uniform(count)) * self.mean_s
         if self.distribution == "lognormal":
             # exp(σN - σ²/2) has mean 1
-            shape = _LOGNORMAL_SIGMA * random.standard_normal(count) - _LOGNORMAL_SIGMA**2 / 2
-            return np.exp(shape) * self.mean_s
+            return np.exp(_LOGNORMAL_SIGMA * draws.normal(count) - _LOGNORMAL_SIGMA**2 / 2) * self.mean_s
         return np.full(count, self.mean_s)
 
     def __str__(self) -> str:
