@@ -11,7 +11,7 @@ beginnings.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -26,13 +26,17 @@ class Trace:
     Attributes:
         name: of the file.
         block_size: tokens per hash id; 1 where the trace has no ids.
-        offsets_s: shape (n,), seconds after the first request.
-        prompt_tokens, output_tokens: shape (n,), at least 1 each.
+        offsets_s: shape (n,), seconds after the first request; all 0 where `has_times` is false.
+        prompt_tokens, output_tokens: shape (n,), at least 1 each. A prompt is whole: a later turn's holds
+            what was said before it.
         starts: shape (n + 1,); the ids of request i are `hash_ids[starts[i]:starts[i + 1]]`.
         hash_ids: shape (m,), at least 0. Tokens behind the last id are the request's own.
-        session_ids, turns: which conversation a request is of, and its place there; None where nobody knows.
+        session_ids, turns: which conversation a request is of, and its place there, from 0; None where
+            nobody knows.
         think_s: shape (n,), seconds between the end of the turn before and this one, where the trace says
             (NaN where it does not).
+        has_times: whether the trace says when its requests came.
+        notes: what was done to make it usable, each a sentence without a full stop.
     """
 
     name: str
@@ -45,6 +49,8 @@ class Trace:
     session_ids: Sequence[str] | None = None
     turns: IntArray | None = None
     think_s: FloatArray | None = None
+    has_times: bool = True
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.prompt_tokens)
@@ -53,6 +59,30 @@ class Trace:
     def has_ids(self) -> bool:
         """Whether it says anything about sharing."""
         return len(self.hash_ids) > 0
+
+    def take(self, rows: IntArray) -> Trace:
+        """The requests of `rows` alone, in that order, their times counted from the earliest."""
+        counts = np.diff(self.starts)[rows]
+        starts = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
+        offsets_s = self.offsets_s[rows]
+        return replace(
+            self,
+            offsets_s=offsets_s - offsets_s.min(initial=np.inf),
+            prompt_tokens=self.prompt_tokens[rows],
+            output_tokens=self.output_tokens[rows],
+            starts=starts,
+            hash_ids=self._ids_of(rows, counts, starts),
+            session_ids=None
+            if self.session_ids is None
+            else [self.session_ids[row] for row in rows.tolist()],
+            turns=None if self.turns is None else self.turns[rows],
+            think_s=None if self.think_s is None else self.think_s[rows],
+        )
+
+    def _ids_of(self, rows: IntArray, counts: IntArray, starts: IntArray) -> IntArray:
+        if len(rows) and (np.diff(rows) == 1).all():
+            return self.hash_ids[self.starts[rows[0]] : self.starts[rows[-1] + 1]]
+        return self.hash_ids[np.repeat(self.starts[rows] - starts[:-1], counts) + np.arange(starts[-1])]
 
     @cached_property
     def sketches(self) -> Sketches:
@@ -77,7 +107,7 @@ class Trace:
             keys=keys,
             sizes=sizes,
             output_tokens=self.output_tokens,
-            offsets_s=self.offsets_s,
+            offsets_s=self.offsets_s if self.has_times else None,
             session_ids=self.session_ids,
             turns=self.turns,
         )

@@ -1,0 +1,1 @@
+"""The formats of traces: one file each, from lines to columns."""

@@ -1,0 +1,179 @@
+"""From what lines say to a trace: the checks all formats have in common.
+
+Owns the growing columns, what makes a line nonsense, the inference of block sizes, and the order of time.
+
+Invariant: a trace comes out whole or not at all; the message names the first line at fault.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from prefixlab.bench.traces.formats.format import Asked
+from prefixlab.bench.traces.formats.source import Source
+from prefixlab.bench.traces.trace import Trace
+from prefixlab.bench.workloads.sketch import FloatArray, IntArray
+from prefixlab.core.errors import ConfigError
+
+MAX_BLOCK_BITS = 24
+MAX_TOKENS = 1 << 40
+"""Of one request; more is nonsense, and sums of it might not fit."""
+
+
+@dataclass
+class Columns:
+    """What was read so far, one entry per request (ids apart).
+
+    Attributes:
+        lines: number of the line each request is from.
+        times_s: since whenever; NaN where the line says none.
+        session_ids, turns, think_s: empty where the format knows no sessions.
+    """
+
+    lines: array[int] = field(default_factory=lambda: array("q"))
+    times_s: array[float] = field(default_factory=lambda: array("d"))
+    prompt_tokens: array[int] = field(default_factory=lambda: array("q"))
+    output_tokens: array[int] = field(default_factory=lambda: array("q"))
+    id_counts: array[int] = field(default_factory=lambda: array("q"))
+    hash_ids: array[int] = field(default_factory=lambda: array("q"))
+    session_ids: list[str] = field(default_factory=list)
+    turns: array[int] = field(default_factory=lambda: array("q"))
+    think_s: array[float] = field(default_factory=lambda: array("d"))
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def add(
+        self, source: Source, number: int, time_s: float, prompt: int, output: int, ids: Sequence[int]
+    ) -> None:
+        try:
+            self.prompt_tokens.append(prompt)
+            self.output_tokens.append(output)
+            self.hash_ids.extend(ids)
+        except OverflowError:
+            raise ConfigError(
+                f"{source.at(number)}: lengths and hash ids must be below 2^63, not "
+                f"{max(prompt, output, *ids)}"
+            ) from None
+        self.lines.append(number)
+        self.times_s.append(time_s)
+        self.id_counts.append(len(ids))
+
+    def add_turn(self, session_id: str, turn: int, think_s: float) -> None:
+        self.session_ids.append(session_id)
+        self.turns.append(turn)
+        self.think_s.append(think_s)
+
+    def trace(
+        self, source: Source, asked: Asked, *, block_size: int | None = None, notes: Sequence[str] = ()
+    ) -> Trace:
+        """All of it, checked and in the order of time.
+
+        Args:
+            block_size: what the format says; --block-size goes before it.
+
+        Raises:
+            ConfigError: there is nothing, or a line is wrong.
+        """
+        if not len(self):
+            raise ConfigError(f"{source.path} holds no request")
+        lines, counts = _ints(self.lines), _ints(self.id_counts)
+        prompt, output, ids = _ints(self.prompt_tokens), _ints(self.output_tokens), _ints(self.hash_ids)
+        starts = np.concatenate(([0], np.cumsum(counts)))
+        check_lengths(source, lines, prompt, output)
+        if (ids < 0).any():
+            at = int(np.flatnonzero(ids < 0)[0])
+            line = int(lines[np.searchsorted(starts, at, side="right") - 1])
+            raise ConfigError(f"{source.at(line)}: hash ids must not be negative, not {ids[at]}")
+        size = 1
+        if len(ids):
+            size = asked.block_size or block_size or infer_block_size(source.path, prompt, counts)
+            check_block_counts(source, lines, prompt, counts, size)
+        times_s = np.asarray(self.times_s, np.float64)
+        has_times = not np.isnan(times_s).any()
+        trace = Trace(
+            name=source.name,
+            block_size=size,
+            offsets_s=times_s - times_s.min() if has_times else np.zeros(len(self)),
+            prompt_tokens=prompt,
+            output_tokens=output,
+            starts=starts,
+            hash_ids=ids,
+            session_ids=self.session_ids or None,
+            turns=_ints(self.turns) if self.turns else None,
+            think_s=np.asarray(self.think_s, np.float64) if self.turns else None,
+            has_times=has_times,
+            notes=tuple(notes),
+        )
+        order = np.argsort(trace.offsets_s, kind="stable")
+        is_sorted = bool((np.diff(order) > 0).all())
+        if asked.num_requests:
+            order = order[: asked.num_requests]
+        return trace if is_sorted and len(order) == len(trace) else trace.take(order)
+
+
+def check_lengths(source: Source, lines: IntArray, prompt: IntArray, output: IntArray) -> None:
+    wrong = (prompt < 1) | (output < 1) | (prompt > MAX_TOKENS) | (output > MAX_TOKENS)
+    if wrong.any():
+        at = int(np.flatnonzero(wrong)[0])
+        bound = f"at most {MAX_TOKENS:,}" if min(prompt[at], output[at]) >= 1 else "at least 1"
+        raise ConfigError(
+            f"{source.at(int(lines[at]))}: lengths must be {bound}, not {prompt[at]} and {output[at]}"
+        )
+
+
+def check_block_counts(
+    source: Source, lines: IntArray, prompt: IntArray, counts: IntArray, block_size: int
+) -> None:
+    """One id per full block, and where a part is left perhaps one more."""
+    full = prompt // block_size
+    wrong = (counts < full) | (counts > -(-prompt // block_size))
+    if wrong.any():
+        at = int(np.flatnonzero(wrong)[0])
+        part = " and a part" if prompt[at] % block_size else ""
+        raise ConfigError(
+            f"{source.at(int(lines[at]))}: {prompt[at]} tokens are {full[at]} full blocks of "
+            f"{block_size}{part}, but {counts[at]} hash ids are given"
+        )
+
+
+def check_times(source: Source, lines: IntArray, times_s: FloatArray) -> None:
+    """That none goes back."""
+    wrong: npt.NDArray[np.bool_] = np.diff(times_s) < 0
+    if wrong.any():
+        at = int(np.flatnonzero(wrong)[0]) + 1
+        raise time_goes_back(source, int(lines[at]), times_s[at], times_s[at - 1])
+
+
+def time_goes_back(source: Source, number: int, time_s: float, before_s: float) -> ConfigError:
+    return ConfigError(
+        f"{source.at(number)}: time goes back, from {before_s:.9g} s to {time_s:.9g} s; where lines are right "
+        "and merely out of order, prefixlab trace convert --sort puts them in order"
+    )
+
+
+def infer_block_size(path: str, prompt_tokens: IntArray, id_counts: IntArray) -> int:
+    """The block size that explains every request's number of ids, full blocks only or a last partial one too.
+
+    Of several that do, the one power of two; ConfigError where that leaves none or more than one.
+    """
+    lowest = int((prompt_tokens // (id_counts + 1) + 1).max())
+    several = id_counts > 1
+    highest = 1 << MAX_BLOCK_BITS
+    if several.any():
+        highest = min(highest, int(((prompt_tokens[several] - 1) // (id_counts[several] - 1)).min()))
+    powers = [1 << k for k in range(MAX_BLOCK_BITS + 1) if lowest <= 1 << k <= highest]
+    if lowest == highest:
+        return lowest
+    if len(powers) == 1:
+        return powers[0]
+    raise ConfigError(f"{path}: lengths and numbers of hash ids fit no one block size; give --block-size")
+
+
+def _ints(values: array[int]) -> IntArray:
+    return np.frombuffer(values, np.int64) if values else np.zeros(0, np.int64)
