@@ -36,11 +36,11 @@ def configure(parser: Parser) -> None:
     from prefixlab.core.config import add_flags
 
     parser.description = (
-        f"{SUMMARY}. Takes Mooncake's, Bailian's, Azure's and BurstGPT's traces, agentic sessions and lists of "
-        "lengths, plain or compressed.\n\nEach request goes at its recorded time (--fixed-schedule), whatever "
-        "became of the others; with --no-fixed-schedule and --max-concurrency only the order is kept. Several "
-        "speeds are measured one after another, each from a cold cache, and shown side by side.\n\nWithout "
-        "--base-url, --host, --port or --backend an embedded engine is started and measured."
+        f"{SUMMARY}. Takes Mooncake's, Bailian's, Azure's and BurstGPT's traces, agentic sessions and lists "
+        "of lengths, plain or compressed.\n\nEach request goes at its recorded time (--fixed-schedule), "
+        "whatever became of the others; with --no-fixed-schedule and --max-concurrency only the order is "
+        "kept. Several speeds are measured one after another, each from a cold cache, and shown side by "
+        "side.\n\nWithout --base-url, --host, --port or --backend an embedded engine is started and measured."
     )
     parser.add_argument("file", metavar="FILE", nargs="?", default=argparse.SUPPRESS, help="the trace")
     group = parser.add_argument_group("trace")

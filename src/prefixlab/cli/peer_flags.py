@@ -20,6 +20,9 @@ SPELT_OTHERWISE: Mapping[str, tuple[str, Any, str]] = {
     "--apply-chat-template": ("chat_template", True, "--chat-template, as SGLang's client spells it"),
     "--tokenize-prompt": ("prompt_form", "ids", "--prompt-form ids, as SGLang's client spells it"),
     "--output-details": ("save_detailed", True, "--save-detailed, as SGLang's client spells it"),
+    "--self-timed": ("fixed_schedule", True, "--fixed-schedule, as vLLM's client spells it"),
+    "--no-self-timed": ("fixed_schedule", False, "--no-fixed-schedule, as vLLM's client spells it"),
+    "--use-trace-timestamps": ("fixed_schedule", True, "--fixed-schedule, as SGLang's client spells it"),
     "--no-run-dir": ("run_dir", "", "keep nothing in a folder of its own"),
 }
 """Flag → (setting, value, help)."""
@@ -28,7 +31,6 @@ ANYWAY: Mapping[str, str] = {
     "--trust-remote-code": "no code of a model's is run here, trusted or not",
     "--skip-tokenizer-init": "no tokenizer is loaded here unless --tokenizer names one",
     "--no-stream": "data sets are read whole here",
-    "--no-self-timed": "arrivals are those of the options here",
     "--cache-report": "cached tokens are always reported here",
     "--rust-client": "the sockets have a loop of their own here",
 }
@@ -41,7 +43,6 @@ _PROFILING = "profiles the server, which is its own business: use its profiler b
 _LORA = "chooses among LoRA modules, which comes in a later version: --served-model-name names one"
 
 _FAMILIES: tuple[tuple[str, str], ...] = (
-    ("--agentic-", _LATER.format("agentic-trace")),
     ("--asr-", _LATER.format("hf (speech)")),
     ("--bfcl-", _LATER.format("hf (BFCL)")),
     ("--blazedit-", _LATER.format("hf (blazedit)")),
@@ -49,14 +50,13 @@ _FAMILIES: tuple[tuple[str, str], ...] = (
     ("--hf-", _LATER.format("hf")),
     ("--image-", _LATER.format("image")),
     ("--lora-", _LORA),
-    ("--mooncake-", _LATER.format("mooncake") + "; bench trace replays one"),
     ("--prefix-repetition-", _LATER.format("prefix_repetition") + "; see --random-prefix-len"),
     ("--profile-", _PROFILING),
     ("--random-mm-", _LATER.format("random-mm")),
     ("--sharegpt-", _LATER.format("sharegpt")),
     ("--spec-bench-", _LATER.format("spec_bench")),
     ("--speed-bench-", _LATER.format("speed_bench")),
-    ("--timed-trace-", _LATER.format("timed_trace") + "; bench trace replays traces"),
+    ("--timed-trace-label-", "gives a field another name: the fields are those of the known formats"),
 )
 _REFUSED: Mapping[str, str] = {
     "--chat-template-kwargs": "renders templates on the client: give --extra-body "
@@ -68,6 +68,7 @@ _REFUSED: Mapping[str, str] = {
     "--fake-prefill": "is for SGLang's decode servers: send what they need with --extra-request-body",
     "--flush-cache-timeout": "is 30 s here: so long a server may take to become idle before it is emptied",
     "--logprob-start-len": "asks for log probabilities of the prompt: send it with --extra-request-body",
+    "--mooncake-workload": "downloads a trace: prefixlab trace fetch does, and --dataset-path names the file",
     "--no-reranker": _LATER.format("random-rerank"),
     "--pd-separated": "is not needed: the router of such a deployment is the server to ask",
     "--plot-dataset-stats": "draws a picture, which comes in a later version",
@@ -82,12 +83,12 @@ _REFUSED: Mapping[str, str] = {
     "--return-logprob": "is --logprobs N here",
     "--return-routed-experts": "makes answers longer than what is timed: send it with --extra-request-body",
     "--rust-worker-threads": "is --num-workers here",
-    "--self-timed": "takes arrivals from the data set: use bench trace, or --schedule FILE",
     "--timeline-itl-thresholds": "draws a picture, which comes in a later version",
+    "--timed-trace-sec-multiplier": "says how long a unit of time is: each format has its own here, and "
+    "--time-scale stretches it",
     "--token-ids-logprob": "asks for chosen log probabilities: send it with --extra-request-body",
     "--top-logprobs-num": "is --logprobs N here",
     "--use-beam-search": "is not honoured: servers have given beam search up, or take it by --extra-body",
-    "--use-trace-timestamps": "takes arrivals from the data set: use bench trace, or --schedule FILE",
 }
 
 BACKENDS: Mapping[str, str] = {
@@ -124,6 +125,13 @@ def add_peer_flags(parser: argparse.ArgumentParser) -> None:
         choices=TOKENIZER_MODES,
         default=argparse.SUPPRESS,
         help="changes nothing: --tokenizer is always read as Hugging Face's",
+    )
+    group.add_argument(
+        "--mooncake-num-rounds",
+        action=_Nothing,
+        choices=("1",),
+        default=argparse.SUPPRESS,
+        help="changes nothing: a trace's requests are sent once each; bench sessions has rounds",
     )
 
 

@@ -141,8 +141,9 @@ class ServeConfig:
         words = self.load.arrivals()
         if not self.load.fixed_schedule or self.trace.factor == 1:
             return words
-        given = self.trace.time_scale
-        return f"{words}, " + (f"speedup {self.trace.speedup:g}" if given is None else f"time scale {given:g}")
+        scale = self.trace.time_scale
+        speed = f"speedup {self.trace.speedup:g}" if scale is None else f"time scale {scale:g}"
+        return f"{words}, {speed}"
 
     @property
     def as_sglang(self) -> bool:

@@ -41,9 +41,7 @@ class TraceConfig:
     slice_duration: float | None = setting(None, "and those so many seconds after that")
     min_isl: int | None = setting(None, "leave out requests with fewer prompt tokens")
     max_isl: int | None = setting(None, "leave out requests with more prompt tokens")
-    max_turns: int | None = setting(
-        None, "leave out turns of a session behind so many", aliases=("--agentic-max-turns",)
-    )
+    agentic_max_turns: int | None = setting(None, "leave out turns of a session behind so many")
     min_osl: int | None = setting(None, "raise outputs to so many tokens")
     max_osl: int | None = setting(None, "cut outputs to so many tokens")
     length_scale: float | None = setting(
@@ -72,7 +70,7 @@ class TraceConfig:
             raise ConfigError(f"--length-scale must lie in (0, 1], not {self.length_scale}")
         if self.max_len is not None and self.max_len < 2:
             raise ConfigError(f"--max-len must be at least 2 (prompt and output), not {self.max_len}")
-        for name in ("block_size", "min_isl", "max_isl", "max_turns", "min_osl", "max_osl"):
+        for name in ("block_size", "min_isl", "max_isl", "agentic_max_turns", "min_osl", "max_osl"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{_flag(name)} must be at least 1, not {value}")
@@ -90,7 +88,8 @@ class TraceConfig:
     def chooses(self) -> bool:
         """Which requests are replayed depends on more than their number."""
         return bool(self.slice_start) or any(
-            getattr(self, name) is not None for name in ("slice_duration", "min_isl", "max_isl", "max_turns")
+            getattr(self, name) is not None
+            for name in ("slice_duration", "min_isl", "max_isl", "agentic_max_turns")
         )
 
 

@@ -179,10 +179,8 @@ def _cache_rows(result: PointResult) -> list[Row]:
 
 
 def _fidelity_rows(fidelity: Fidelity) -> list[Row]:
-    prompts, outputs, sharing, timing = (
-        *(fidelity.prompts, fidelity.outputs),
-        *(fidelity.sharing, fidelity.timing),
-    )
+    prompts, outputs = fidelity.prompts, fidelity.outputs
+    sharing, timing = fidelity.sharing, fidelity.timing
     rows: list[Row] = [
         ("Prompts of exact length:", f"{prompts.num_exact} of {prompts.num_counted}"),
         ("Outputs of exact length:", f"{outputs.num_exact} of {outputs.num_counted}"),
