@@ -33,6 +33,11 @@ def configure(parser: Parser) -> None:
         "--base-url, --host, --port or --backend an embedded engine is started and measured."
     )
     add_point_flags(parser)
+    add_run_flags(parser)
+
+
+def add_run_flags(parser: Parser) -> None:
+    """Of every verb that makes one run."""
     parser.add_argument(
         "--resume",
         metavar="DIR",

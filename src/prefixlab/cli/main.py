@@ -34,6 +34,7 @@ VERBS: VerbTable = {
         "serve": "prefixlab.cli.bench_serve",
         "sweep": "prefixlab.cli.bench_sweep",
         "trace": "prefixlab.cli.bench_trace",
+        "sessions": "prefixlab.cli.bench_sessions",
         "calibrate": "prefixlab.cli.bench_calibrate",
     },
 }

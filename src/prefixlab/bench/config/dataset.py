@@ -139,7 +139,7 @@ class DatasetConfig:
         if name in (*FILE_DATASETS, *TRACE_DATASETS) and self.dataset_path is None:
             raise ConfigError(f"--dataset-name {name} reads a file: give --dataset-path")
         if name == "sessions" and self.num_prompts is not None:
-            raise ConfigError("--num-prompts counts requests: how many sessions there are --num-sessions says")
+            raise ConfigError("--num-prompts counts requests: of sessions there are --num-sessions")
         self._check_unused()
         for field, least in (
             ("num_prompts", 1),

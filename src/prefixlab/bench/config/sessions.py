@@ -48,7 +48,7 @@ class SessionsConfig:
         aliases=("--delay",),
     )
     think_time_distribution: str = setting(
-        "constant", "how they vary about that mean; lognormal: σ of its logarithm is 1", choices=THINK_TIMES
+        "constant", "how they vary about that mean; lognormal: with a logarithm of deviation 1", choices=THINK_TIMES
     )
 
     def __post_init__(self) -> None:

@@ -354,8 +354,8 @@ class ServeRun:
         if resumed.any():
             self._notes_at_end.append(
                 f"{counted(int(resumed.sum()), 'request')} sent after the run was resumed: not checked "
-                "against the cache, for what was in flight when it stopped was sent twice and can find itself "
-                "there"
+                "against the cache, for what was in flight when it stopped was sent twice and can find "
+                "itself there"
             )
         if talk.any():
             self._notes_at_end.append(
