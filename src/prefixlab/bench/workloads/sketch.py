@@ -124,7 +124,7 @@ class Sketches:
         """How many leading tokens of each prompt stood in an earlier one, or in the answer to it; shape (n,).
 
         Exact for a cache that forgets nothing, every earlier request having finished. Of an answer all but
-        the last token: its keys and values are never computed.
+        the last token, whose keys and values only a prompt that continues it brings.
         """
         trie = self.trie
         shared = trie.shared
@@ -132,7 +132,8 @@ class Sketches:
             rows = np.flatnonzero(self.continues)
             before = self.after[rows]
             shared = shared.copy()
-            shared[rows] = self.prompt_tokens[before] + self.output_tokens[before] - 1
+            shared[rows] += self.prompt_tokens[before] + self.output_tokens[before]
+            shared[rows[np.unique(before, return_index=True)[1]]] -= 1  # the first that continues an answer
         return shared
 
 
@@ -144,7 +145,7 @@ class Trie:
         nodes: shape (m,), of each piece: equal where the beginnings up to and with it are equal.
         ranks: shape (num_nodes,), which of its siblings a node is, by first appearance.
         num_siblings: shape (num_nodes,), itself included.
-        shared: shape (n,), leading tokens of each request that stood in an earlier one.
+        shared: shape (n,), leading tokens of each request's pieces that stood in an earlier one's.
         repeats: shape (n,), an earlier request was the very same.
     """
 
@@ -161,10 +162,9 @@ class Trie:
         counts = np.diff(starts)
         nodes = np.full(len(keys), -1, np.int64)
         parents = np.full(len(sketches), 0, np.int64)  # the node each request is at; 0 is the root
-        if sketches.continues is not None:
-            # What continues an answer stands where nobody else does.
-            rows = np.flatnonzero(sketches.continues)
-            parents[rows] = -1 - rows
+        if sketches.continues is not None and sketches.after is not None:
+            # What continues an answer stands beside what else continues it, and nobody else.
+            parents[sketches.continues] = -1 - sketches.after[sketches.continues]
         shared = np.zeros(len(sketches), np.int64)
         agrees = np.ones(len(sketches), np.bool_)  # so far all of it stood in an earlier request
         ranks: list[IntArray] = []
