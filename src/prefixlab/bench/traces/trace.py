@@ -65,6 +65,7 @@ class Trace:
         counts = np.diff(self.starts)[rows]
         starts = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
         offsets_s = self.offsets_s[rows]
+        names = self.session_ids
         return replace(
             self,
             offsets_s=offsets_s - offsets_s.min(initial=np.inf),
@@ -72,9 +73,7 @@ class Trace:
             output_tokens=self.output_tokens[rows],
             starts=starts,
             hash_ids=self._ids_of(rows, counts, starts),
-            session_ids=None
-            if self.session_ids is None
-            else [self.session_ids[row] for row in rows.tolist()],
+            session_ids=None if names is None else [names[row] for row in rows.tolist()],
             turns=None if self.turns is None else self.turns[rows],
             think_s=None if self.think_s is None else self.think_s[rows],
         )
@@ -82,7 +81,10 @@ class Trace:
     def _ids_of(self, rows: IntArray, counts: IntArray, starts: IntArray) -> IntArray:
         if len(rows) and (np.diff(rows) == 1).all():
             return self.hash_ids[self.starts[rows[0]] : self.starts[rows[-1] + 1]]
-        return self.hash_ids[np.repeat(self.starts[rows] - starts[:-1], counts) + np.arange(starts[-1])]
+        shifts = np.repeat(self.starts[rows] - starts[:-1], counts)
+        shifts += np.arange(len(shifts))
+        ids: IntArray = self.hash_ids[shifts]
+        return ids
 
     @cached_property
     def sketches(self) -> Sketches:

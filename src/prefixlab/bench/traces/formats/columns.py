@@ -152,8 +152,8 @@ def check_times(source: Source, lines: IntArray, times_s: FloatArray) -> None:
 
 def time_goes_back(source: Source, number: int, time_s: float, before_s: float) -> ConfigError:
     return ConfigError(
-        f"{source.at(number)}: time goes back, from {before_s:.9g} s to {time_s:.9g} s; where lines are right "
-        "and merely out of order, prefixlab trace convert --sort puts them in order"
+        f"{source.at(number)}: time goes back, from {before_s:.9g} s to {time_s:.9g} s; lines that "
+        "are right and merely out of order are put in order by prefixlab trace convert --sort"
     )
 
 

@@ -74,7 +74,8 @@ class Format:
                 )
             return (
                 f"unknown {column} {name!r}{did_you_mean(name, self.known)} "
-                f"({self.title} has {', '.join(self.known)}; prefixlab trace convert --ignore-fields drops one)"
+                f"({self.title} has {', '.join(self.known)}; prefixlab trace convert --ignore-fields {name} "
+                "makes a file without it)"
             )
         missing = [name for name in self.required if name not in given]
         if missing:

@@ -84,8 +84,8 @@ class _Sessions:
             return last[1] + line.delay / 1e3
         if time_s < last[1]:
             raise ConfigError(
-                f"{source.at(number)}: time goes back within session {line.session_id}, from {last[1]:.9g} s to "
-                f"{time_s:.9g} s"
+                f"{source.at(number)}: time goes back within session {line.session_id}, from {last[1]:.9g} s "
+                f"to {time_s:.9g} s"
             )
         return time_s
 
