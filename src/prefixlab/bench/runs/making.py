@@ -10,18 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from prefixlab.bench.config.dataset import DEFAULT_NUM_PROMPTS, TRACE_DATASETS, length_range
+from prefixlab.bench.config.dataset import DEFAULT_NUM_PROMPTS, TRACE_DATASETS
 from prefixlab.bench.config.serve import ServeConfig
-from prefixlab.bench.config.sessions import DEFAULT_NUM_SESSIONS, DEFAULT_NUM_TURNS, SessionsConfig
+from prefixlab.bench.config.sessions import SessionsConfig
 from prefixlab.bench.report.console import counted
 from prefixlab.bench.runs.sessions import num_arriving
 from prefixlab.bench.runs.trace import trace_workload
 from prefixlab.bench.workloads.files.custom import Row, choose_rows, read_rows
 from prefixlab.bench.workloads.files.messages import read_messages
+from prefixlab.bench.workloads.files.saved import saved_workload
 from prefixlab.bench.workloads.files.sharegpt import read_sharegpt
 from prefixlab.bench.workloads.generators.prefix_ratio import PrefixRatioShape, prefix_ratio_workload
 from prefixlab.bench.workloads.generators.random import RandomShape, random_workload
-from prefixlab.bench.workloads.generators.sessions import SessionShape, ThinkTime, live_workload
+from prefixlab.bench.workloads.generators.sessions import sessions_workload
 from prefixlab.bench.workloads.generators.sharing import (
     generated_shared_prefix_workload,
     prefix_repetition_workload,
@@ -80,6 +81,11 @@ def _openai(config: ServeConfig, count: int | None, tokenizer: Tokenizer | None)
     return _chosen(config, count, all_rows, SHAREGPT_FLAGS, *notes)
 
 
+def _saved(config: ServeConfig, count: int | None) -> Workload:
+    workload = saved_workload(_path(config))
+    return workload if count is None else workload.first(count)
+
+
 def _path(config: ServeConfig) -> Path:
     assert config.dataset.dataset_path is not None, "checked with the settings"
     return Path(config.dataset.dataset_path)
@@ -124,22 +130,15 @@ def _generated_shared_prefix(config: ServeConfig, count: int | None) -> Workload
 
 def _sessions(config: ServeConfig, count: int | None) -> Workload:
     """`count`: of sessions."""
-    asked, key = config.sessions, (config.dataset.seed, config.key())
-    think = ThinkTime(asked.think_time or 0.0, asked.think_time_distribution)
-    first = asked.turn_len if asked.first_turn_len is None else asked.first_turn_len
-    lengths = (
-        length_range(length, asked.turn_range_ratio, as_sglang=True)
-        for length in (first, asked.turn_len, asked.turn_output_len)
-    )
-    num_turns = asked.num_turns or DEFAULT_NUM_TURNS
-    shape = SessionShape(count or DEFAULT_NUM_SESSIONS, num_turns, *lengths, asked.system_len)
-    return live_workload(shape, think, *key)
+    path = None if config.dataset.dataset_path is None else _path(config)
+    return sessions_workload(config.sessions, path, count, config.dataset.seed, config.key())
 
 
 MAKERS: dict[str, Maker] = {
     "sessions": _sessions,
     "random": _random,
     "custom": _custom,
+    "saved": _saved,
     "prefix-ratio": _prefix_ratio,
     "shared-prefix": _shared_prefix,
     "prefix_repetition": _prefix_repetition,

@@ -1,4 +1,4 @@
-"""Sessions: requests that wait for one another, turn after turn, each prompt holding all that was said before.
+"""Sessions: requests that wait for one another, turn after turn, each prompt with all that was said before.
 
 Owns two kinds. *Live* sessions are made up: a later turn is only what is new, behind the prompt before it and
 what the server really answered. *Recorded* ones are a trace's: their prompts are as they were then, whatever
@@ -9,11 +9,15 @@ Invariants: a later turn waits for the one before it, never for another; more se
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
-from prefixlab.bench.config.dataset import LengthRange
+from prefixlab.bench.config.dataset import LengthRange, length_range
+from prefixlab.bench.config.sessions import DEFAULT_NUM_SESSIONS, DEFAULT_NUM_TURNS, SessionsConfig
+from prefixlab.bench.traces.reading import read_trace
 from prefixlab.bench.traces.trace import Trace
 from prefixlab.bench.workloads.draws import Draws
 from prefixlab.bench.workloads.generators.random import draw_lengths
@@ -62,6 +66,48 @@ class ThinkTime:
 
     def __str__(self) -> str:
         return f"{self.mean_s:g} s" + ("" if self.distribution == "constant" else f", {self.distribution}")
+
+
+def sessions_workload(
+    options: SessionsConfig, path: Path | None, num_sessions: int | None, *key: int
+) -> Workload:
+    """As the settings say.
+
+    Args:
+        path: of a trace whose sessions these are; None: they are made up.
+        num_sessions: None: the default number, or all of the trace.
+        key: whole numbers ≥ 0 that lengths and think times depend on.
+
+    Raises:
+        ConfigError: the file cannot be used, or options are set that it decides.
+    """
+    think = None
+    if options.think_time is not None:
+        think = ThinkTime(options.think_time, options.think_time_distribution)
+    if path is not None:
+        options.refuse_made_up()
+        stamp = path.stat().st_mtime_ns if path.exists() else 0
+        return _read(path, stamp, think, options.num_turns, num_sessions, *key)
+    first = options.turn_len if options.first_turn_len is None else options.first_turn_len
+    lengths = (
+        length_range(length, options.turn_range_ratio, as_sglang=True)
+        for length in (first, options.turn_len, options.turn_output_len)
+    )
+    num_turns = options.num_turns or DEFAULT_NUM_TURNS
+    shape = SessionShape(num_sessions or DEFAULT_NUM_SESSIONS, num_turns, *lengths, options.system_len)
+    return live_workload(shape, think or ThinkTime(0.0), *key)
+
+
+@lru_cache(maxsize=4)
+def _read(
+    path: Path,
+    stamp: int,  # a file that was changed is read again
+    think: ThinkTime | None,
+    num_turns: int | None,
+    num_sessions: int | None,
+    *key: int,
+) -> Workload:
+    return recorded_workload(read_trace(path), think, *key, num_sessions=num_sessions, num_turns=num_turns)
 
 
 def live_workload(shape: SessionShape, think: ThinkTime, *key: int) -> Workload:
@@ -128,8 +174,9 @@ def recorded_workload(
     later = sketches.turns > 0
     num_found = int((~later).sum())
     notes = [
-        f"{num_found:,} sessions of {trace.name}, {len(sketches):,} turns; prompts are as recorded, so what is "
-        "answered now is in none of them"
+        f"{num_found:,} sessions of {trace.name}, {len(sketches):,} turns; prompts are as recorded, so "
+        "what is answered now is in none of them",
+        *trace.notes,
     ]
     if not trace.has_ids:
         notes.append(f"{trace.name} does not say what prompts share: no turn holds the one before it")
@@ -154,7 +201,7 @@ def sketch_recorded(
     num_sessions: int | None = None,
     num_turns: int | None = None,
 ) -> Sketches:
-    """See `recorded_workload`. Times of arrival are left out: a later turn goes when the one before has ended."""
+    """See `recorded_workload`. Without times of arrival: a later turn goes when the one before has ended."""
     if trace.session_ids is None:
         raise ConfigError(
             f"{trace.name} knows no sessions: none of its rows says which conversation it is of; "
@@ -169,15 +216,12 @@ def sketch_recorded(
         delays = think.draw(len(order), *key)
     else:
         delays = np.zeros(len(order)) if trace.think_s is None else np.nan_to_num(trace.think_s[order])
-    starts, pieces = _gather(trace.sketches.starts, order)
-    return Sketches(
-        starts,
-        trace.sketches.keys[pieces],
-        trace.sketches.sizes[pieces],
-        trace.output_tokens[order],
+    chosen = trace.take(order)
+    return replace(
+        chosen.sketches,
+        offsets_s=None,
         after=np.where(is_first, NOBODY, np.arange(len(order)) - 1),
         delays_s=np.where(is_first, 0.0, delays),
-        session_ids=[trace.session_ids[row] for row in order.tolist()],
         turns=turns,
     )
 
@@ -194,11 +238,3 @@ def _by_session(trace: Trace) -> tuple[IntArray, IntArray, IntArray]:
     begins = np.flatnonzero(np.diff(session, prepend=-1))
     counts = np.diff(begins, append=len(session))
     return order, session, np.arange(len(session)) - np.repeat(begins, counts)
-
-
-def _gather(starts: IntArray, rows: IntArray) -> tuple[IntArray, IntArray]:
-    """Where the pieces of `rows` lie, one row after another: their new starts, and their old places."""
-    counts = starts[rows + 1] - starts[rows]
-    new_starts = np.concatenate(([0], np.cumsum(counts)))
-    shift = np.repeat(starts[rows] - new_starts[:-1], counts)
-    return new_starts, np.arange(int(new_starts[-1])) + shift
