@@ -143,7 +143,8 @@ class ServeRun:
             KeyboardInterrupt: interrupted before anything was measured.
         """
         repeats = [
-            _Repeat(number, outline(self._config, number)) for number in range(self._config.load.repeats)
+            _Repeat(number, outline(self._config, number, self._asker.tokenizer))
+            for number in range(self._config.load.repeats)
         ]
         check_lengths(self._endpoint, repeats[0].outline)
         self._take_up(repeats)
@@ -156,6 +157,7 @@ class ServeRun:
             if not (self._interrupted or self._gone or self._is_done(repeat)) and self._cold:
                 with self._outlived(repeats):
                     self._start_cold(repeat)
+            self._save_workload(repeat)
             self._measure(repeat)
         return self._judge(repeats)
 
@@ -239,6 +241,13 @@ class ServeRun:
             return True
         return len(self._done(repeat)) == repeat.outline.num_requests
 
+    def _save_workload(self, repeat: _Repeat) -> None:
+        """Before it is sent, and once its salt is known: the same file again where a run goes on."""
+        over = self._interrupted or self._gone or self._is_done(repeat)
+        if self._config.report.save_workload is not None and not over:
+            self._watcher.describe("writing the workload")
+            self._asker.save(repeat.outline, repeat.number, self._salt, self._config.report.save_workload)
+
     def _measure(self, repeat: _Repeat) -> None:
         """What is left of a repeat; what is not sent any more is unsent."""
         if self._interrupted or self._gone or self._is_done(repeat):
@@ -295,7 +304,7 @@ class ServeRun:
         if endpoint.facts.max_model_len is not None:
             size = min(size, endpoint.facts.max_model_len - 1)
         found = endpoint.start_cold(self._asker.probe(repeat.outline, size, self._salt + repeat.number))
-        if found.coldness is Coldness.SALTED and not self._salt and repeat.outline.workload.sketches:
+        if found.coldness is Coldness.SALTED and not self._salt and repeat.outline.workload.made_up:
             self._salt = secrets.randbits(62) | 1
         note = cold_note(found, salted=bool(self._salt))
         if note not in self._notes:
@@ -333,6 +342,7 @@ class ServeRun:
             (prompt.token_ids for prompt in self._asker.prompts(workload.sketches, self._salt)),
             result.table,
             timed=self._config.load.fixed_schedule is True,
+            num_repeats=len(result.runs),
             num_template_tokens=wording.num_head_tokens,
         )
 
@@ -377,7 +387,7 @@ class ServeRun:
 
     def _prompt_notes(self, planned: Outline) -> list[str]:
         workload, wording = planned.workload, self._asker.wording
-        if workload.sketches is None:
+        if workload.made_up is None:
             return list(workload.notes)
         notes = [*workload.notes, f"prompts made of {wording.vocabulary.describe()}"]
         if not wording.is_exact:

@@ -1,9 +1,9 @@
 """The trace workload: a recorded trace, as much of it as asked for, made to fit what it is sent to.
 
-Owns the order of things: read, choose, remember what was recorded, scale, cut, speed up. How each of these is
-done is in `bench/traces`.
+Owns the order of things: read, choose, remember what was recorded, then scale, cut and speed up. How each of
+these is done is in `bench/traces`.
 
-Invariant: the same file and settings make the same workload; a file that has not changed is read once.
+Invariant: the same file and settings make the same workload; while a file does not change it is read once.
 """
 
 from __future__ import annotations
@@ -12,58 +12,93 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-
 from prefixlab.bench.config.dataset import TRACE_DATASETS
 from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.config.trace import TraceConfig
+from prefixlab.bench.report.console import counted
 from prefixlab.bench.targets.endpoint import Endpoint
 from prefixlab.bench.traces.fidelity import Recorded
+from prefixlab.bench.traces.fitting import choose_requests, fit_trace
+from prefixlab.bench.traces.formats.format import DEFAULT_SESSION_INTERVAL_S
+from prefixlab.bench.traces.reading import read_trace
 from prefixlab.bench.traces.trace import Trace
-from prefixlab.bench.workloads.trace import Trace as OldTrace
-from prefixlab.bench.workloads.trace import TraceRequest, fit_trace, read_trace
 from prefixlab.bench.workloads.workload import Workload
+
+LENGTH_FLAGS = "the trace's lengths, --length-scale, --max-len, --max-isl and --max-osl"
 
 
 def trace_workload(config: ServeConfig, count: int | None) -> Workload:
     """Raises ConfigError where the file cannot be read, or nothing of it is left."""
     assert config.dataset.dataset_path is not None, "checked with the settings"
-    path = Path(config.dataset.dataset_path)
-    stamp = path.stat().st_mtime_ns if path.exists() else 0
-    return _made(path, stamp, config.trace, count)
+    # Sweeps ask for the same again and again; the speed is only known to be another one at the very end.
+    options = replace(config.trace, speedup=1.0, time_scale=None)
+    chosen, recorded = _chosen(
+        config.dataset.dataset_path, _stamp(config.dataset.dataset_path), options, count
+    )
+    return _fitted(chosen, recorded, config.trace)
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    """Another one when the file is."""
+    try:
+        status = Path(path).stat()
+    except OSError:  # whoever reads it says why
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
+
+
+@lru_cache(maxsize=2)
+def _chosen(
+    path: str, stamp: tuple[int, int], options: TraceConfig, count: int | None
+) -> tuple[Trace, Recorded]:
+    trace = read_trace(
+        path,
+        format=options.trace_format,
+        num_requests=0 if options.chooses else count or 0,
+        block_size=options.block_size,
+        session_interval_s=options.session_interval or DEFAULT_SESSION_INTERVAL_S,
+    )
+    if count is not None and not options.chooses:
+        first = f"the first {counted(len(trace), 'request')} of {trace.name}"
+        trace = replace(trace, notes=(*trace.notes, first))
+    else:
+        trace = choose_requests(
+            trace,
+            slice_start_s=options.slice_start,
+            slice_duration_s=options.slice_duration,
+            min_isl=options.min_isl,
+            max_isl=options.max_isl,
+            max_turns=options.agentic_max_turns,
+            num_requests=count or 0,
+        )
+    return trace, Recorded.of(trace.sketches)
 
 
 @lru_cache(maxsize=8)
-def _made(path: Path, stamp: int, options: TraceConfig, count: int | None) -> Workload:
-    old = read_trace(path, num_requests=count or 0, block_size=options.block_size)
-    recorded = Recorded.of(_columns(old).sketches)
-    fitted, fitting = fit_trace(old, length_scale=options.length_scale or 1.0, max_len=options.max_len)
-    trace = _columns(fitted)
-    trace = replace(trace, offsets_s=trace.offsets_s / options.factor)
-    notes = []
-    if fitting.length_scale != 1:
-        notes.append(f"lengths and blocks scaled by {fitting.length_scale:g}")
-    if fitting.num_cut:
-        notes.append(f"{fitting.num_cut} of {len(trace)} requests cut to {fitting.max_len} tokens")
+def _fitted(chosen: Trace, recorded: Recorded, options: TraceConfig) -> Workload:
+    trace, fitting = fit_trace(
+        chosen,
+        min_osl=options.min_osl,
+        max_osl=options.max_osl,
+        length_scale=options.length_scale or 1.0,
+        max_len=options.max_len,
+        speedup=options.factor,
+    )
+    notes = list(trace.notes)
+    if not trace.has_ids:
+        notes.append(f"{trace.name} says nothing of what its prompts share: they share nothing")
     return Workload(
         sketches=trace.sketches,
         notes=tuple(notes),
-        length_flags="--max-len and --length-scale",
+        length_flags=LENGTH_FLAGS,
         recorded=recorded,
-        facts={"trace": trace.name, "block_size": trace.block_size, "speedup": options.factor},
-    )
-
-
-def _columns(trace: OldTrace) -> Trace:
-    rows: tuple[TraceRequest, ...] = trace.requests
-    return Trace(
-        trace.name,
-        trace.block_size,
-        np.array([r.offset_s for r in rows]),
-        np.array([r.num_prompt_tokens for r in rows]),
-        np.array([r.num_output_tokens for r in rows]),
-        np.concatenate(([0], np.cumsum([len(r.hash_ids) for r in rows]))).astype(np.int64),
-        np.array([i for r in rows for i in r.hash_ids], np.int64),
+        facts={
+            "trace": trace.name,
+            "block_size": trace.block_size if trace.has_ids else None,
+            "length_scale": fitting.length_scale,
+            "num_cut": fitting.num_cut,
+            "speedup": fitting.speedup,
+        },
     )
 
 

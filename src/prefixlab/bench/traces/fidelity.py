@@ -115,7 +115,12 @@ class Sharing:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How late requests went, and how long sending took: recorded, intended, realised."""
+    """How late requests went, and how long sending took: recorded, intended, realised.
+
+    Attributes:
+        scheduled_s, realised_s: from the first to the last; of several repeats their mean, of a run that was
+            resumed without the pause.
+    """
 
     lag_p50_s: float
     lag_p99_s: float
@@ -161,6 +166,7 @@ def fidelity_of(
     table: RecordTable,
     *,
     timed: bool,
+    num_repeats: int = 1,
     num_template_tokens: int = 0,
 ) -> Fidelity:
     """Compare.
@@ -168,7 +174,7 @@ def fidelity_of(
     Args:
         sketches: what was to be sent.
         prompts: as they were made, in that order; so many are looked into as MOST_TOKENS allow.
-        table: what became of them.
+        table: what became of them, of all repeats.
         timed: each was to go at its own time.
         num_template_tokens: that a chat template puts before every prompt.
     """
@@ -177,7 +183,7 @@ def fidelity_of(
         Lengths.of(table.planned_prompt_tokens[answered], table.num_prompt_tokens[answered]),
         Lengths.of(table.planned_output_tokens[table.ok], table.num_output_tokens[table.ok]),
         sharing_of(recorded, sketches, prompts, num_template_tokens),
-        _timing(recorded, table) if timed else None,
+        _timing(recorded, table, num_repeats) if timed else None,
     )
 
 
@@ -204,16 +210,18 @@ def ideal_hit_rate(shared_tokens: IntArray, prompt_tokens: IntArray) -> float:
     return int(shared_tokens.sum()) / total if total else 0.0
 
 
-def _timing(recorded: Recorded, table: RecordTable) -> Timing | None:
+def _timing(recorded: Recorded, table: RecordTable, num_repeats: int) -> Timing | None:
     sent = ~np.isnan(table.sent_s)
     if not sent.any():
         return None
     lags = (table.sent_s - table.intended_s)[sent]
     p50, p99 = np.percentile(lags, (50, 99)).tolist()
-    intended, realised = table.intended_s[sent], table.sent_s[sent]
-    return Timing(
-        p50, p99, float(lags.max()), recorded.duration_s, float(np.ptp(intended)), float(np.ptp(realised))
+    stretches = [sent & (table.segment == segment) for segment in np.unique(table.segment[sent])]
+    scheduled_s, realised_s = (
+        sum(float(np.ptp(times[rows])) for rows in stretches) / num_repeats
+        for times in (table.intended_s, table.sent_s)
     )
+    return Timing(p50, p99, float(lags.max()), recorded.duration_s, scheduled_s, realised_s)
 
 
 def _within(prompts: Iterable[TokenIds], most_tokens: int) -> Iterator[TokenIds]:
