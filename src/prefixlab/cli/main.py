@@ -37,10 +37,16 @@ VERBS: VerbTable = {
         "sessions": "prefixlab.cli.bench_sessions",
         "calibrate": "prefixlab.cli.bench_calibrate",
     },
+    "trace": {
+        "analyze": "prefixlab.cli.trace_analyze",
+    },
 }
 """Verb → module, or a table of further verbs."""
 
-GROUP_SUMMARIES = {"bench": "measure a server: its speed, and what its prefix cache is worth"}
+GROUP_SUMMARIES = {
+    "bench": "measure a server: its speed, and what its prefix cache is worth",
+    "trace": "look at recorded traffic, and make it anew",
+}
 
 ENGINE_LIBRARIES = {"torch", "safetensors", "tokenizers", "huggingface_hub", "jinja2"}
 """What `prefixlab[engine]` adds to the base install."""

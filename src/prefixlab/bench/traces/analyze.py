@@ -92,6 +92,8 @@ class Arrivals:
 class SessionFigures:
     """
     Attributes:
+        duration_s: from a session's first request to its last; None where the trace has no times.
+        think_s: as the trace says, where it does.
         within: part of the ideal hits (by blocks) on blocks that the same session had used last.
     """
 
@@ -128,9 +130,10 @@ class CachePoint:
 class CacheFigures:
     """
     Attributes:
-        ideal_*: of a cache that forgets nothing.
-        capacities: those asked for, then parts of the distinct blocks.
-        capacity_for: what it takes for parts of the ideal hits (by blocks).
+        ideal_*: of a cache that forgets nothing; `unlimited` is the least that is one for certain.
+        capacities: those asked for.
+        of_unique: parts of the distinct blocks. of_ideal: what it takes for parts of the ideal hits (by
+            blocks).
         knee: where hits gained and capacity spent, each as a part of its whole, are furthest apart.
         curve: [blocks, hit rate by blocks, by tokens], at steps of the curve, CURVE_POINTS of them at most.
     """
@@ -141,8 +144,10 @@ class CacheFigures:
     ideal_by_tokens: float
     ideal_hit_blocks: int
     ideal_hit_tokens: int
+    unlimited: CachePoint
     capacities: tuple[CachePoint, ...]
-    capacity_for: tuple[CachePoint, ...]
+    of_unique: tuple[CachePoint, ...]
+    of_ideal: tuple[CachePoint, ...]
     knee: CachePoint
     curve: tuple[tuple[int, float, float], ...]
 
@@ -153,7 +158,7 @@ class ReuseFigures:
 
     Attributes:
         distance_blocks: percentiles; other distinct blocks used in between.
-        distance_s: percentiles, of the time in between.
+        distance_s: percentiles, of the time in between; empty where the trace has no times.
         histogram: [d, uses]: how many have a distance from d to below 2 d (from 0 to below 1 for 0).
     """
 
@@ -165,7 +170,11 @@ class ReuseFigures:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Everything, as plain data. None where the trace has no blocks, or no sessions."""
+    """Everything, as plain data. None where the trace has no times, no sessions or no blocks.
+
+    Attributes:
+        notes: what reading did to make the trace usable.
+    """
 
     format_version: int
     trace: str
@@ -174,11 +183,12 @@ class Figures:
     num_prompt_tokens: int
     num_output_tokens: int
     lengths: Lengths
-    arrivals: Arrivals
+    arrivals: Arrivals | None
     sessions: SessionFigures | None
     sharing: SharingTree | None
     cache: CacheFigures | None
     reuse: ReuseFigures | None
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,11 +218,12 @@ def analyze(
         num_prompt_tokens=int(trace.prompt_tokens.sum()),
         num_output_tokens=int(trace.output_tokens.sum()),
         lengths=_lengths(trace, reuse),
-        arrivals=_arrivals(trace.offsets_s),
+        arrivals=_arrivals(trace.offsets_s) if trace.has_times else None,
         sessions=_sessions(trace, reuse),
         sharing=None if reuse is None else grow_tree(reuse),
         cache=None if curve is None else _cache(trace, curve, capacities, kv_bytes_per_token),
         reuse=None if reuse is None else _reuse(reuse),
+        notes=trace.notes,
     )
     return Analysis(trace, figures, curve)
 
@@ -264,10 +275,12 @@ def _sessions(trace: Trace, reuse: Reuse | None) -> SessionFigures | None:
         return None
     codes = np.unique(np.asarray(trace.session_ids), return_inverse=True)[1]
     sizes = np.bincount(codes)
-    first_s, last_s = np.full(len(sizes), np.inf), np.full(len(sizes), -np.inf)
-    np.minimum.at(first_s, codes, trace.offsets_s)
-    np.maximum.at(last_s, codes, trace.offsets_s)
-    think_s = None
+    duration_s = think_s = None
+    if trace.has_times:
+        first_s, last_s = np.full(len(sizes), np.inf), np.full(len(sizes), -np.inf)
+        np.minimum.at(first_s, codes, trace.offsets_s)
+        np.maximum.at(last_s, codes, trace.offsets_s)
+        duration_s = Stats.of(last_s - first_s)
     if trace.think_s is not None:
         think_s = Stats.of(trace.think_s[~np.isnan(trace.think_s)])
     within = None
@@ -276,7 +289,7 @@ def _sessions(trace: Trace, reuse: Reuse | None) -> SessionFigures | None:
         lengths = reuse.lengths[hit]
         same = codes[reuse.rows[hit]] == codes[reuse.earlier_rows[hit]]
         within = float(lengths[same].sum() / lengths.sum()) if len(lengths) else None
-    return SessionFigures(len(sizes), Stats.of(sizes), Stats.of(last_s - first_s), think_s, within)
+    return SessionFigures(len(sizes), Stats.of(sizes), duration_s, think_s, within)
 
 
 def _cache(
@@ -298,10 +311,6 @@ def _cache(
             of_ideal=hits.hit_blocks / max(1, ideal.hit_blocks),
         )
 
-    usual = [
-        Capacity(f"{percent} % of unique blocks", curve.unique_blocks * percent // 100)
-        for percent in PERCENTS_OF_UNIQUE
-    ]
     return CacheFigures(
         num_blocks=curve.num_blocks,
         unique_blocks=curve.unique_blocks,
@@ -309,8 +318,13 @@ def _cache(
         ideal_by_tokens=ideal.rate_by_tokens,
         ideal_hit_blocks=ideal.hit_blocks,
         ideal_hit_tokens=ideal.hit_tokens,
-        capacities=tuple(point(capacity.asked, capacity.blocks) for capacity in [*capacities, *usual]),
-        capacity_for=tuple(
+        unlimited=point("unlimited", curve.unique_blocks),
+        capacities=tuple(point(capacity.asked, capacity.blocks) for capacity in capacities),
+        of_unique=tuple(
+            point(f"{percent} % of unique blocks", curve.unique_blocks * percent // 100)
+            for percent in PERCENTS_OF_UNIQUE
+        ),
+        of_ideal=tuple(
             point(f"{percent} % of ideal hits", curve.capacity_for(percent / 100))
             for percent in PERCENTS_OF_IDEAL
         ),
@@ -347,7 +361,7 @@ def _reuse(reuse: Reuse) -> ReuseFigures:
     return ReuseFigures(
         num_uses=int(uses.sum()),
         distance_blocks=_percentiles(distances, uses),
-        distance_s=_percentiles(gaps_s, uses),
+        distance_s=_percentiles(gaps_s, uses) if reuse.trace.has_times else {},
         histogram=tuple((1 << bin_ >> 1, count) for bin_, count in enumerate(histogram)),
     )
 

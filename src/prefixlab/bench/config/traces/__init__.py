@@ -1,0 +1,1 @@
+"""Settings of the verbs that look at traces, one file per verb."""

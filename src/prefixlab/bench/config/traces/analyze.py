@@ -1,0 +1,90 @@
+"""Settings of `trace analyze`: what to read, and which sizes of cache to look at.
+
+Owns these options, and how the size of a cache is written.
+
+Invariant: every value decided or refused by the flag's name; defaults live only here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from prefixlab.bench.traces.analyze import Capacity
+from prefixlab.bench.traces.formats.format import DEFAULT_SESSION_INTERVAL_S
+from prefixlab.bench.traces.trace import Trace
+from prefixlab.core.config import setting
+from prefixlab.core.errors import ConfigError
+
+BYTE_UNITS = {
+    "B": 1,
+    **{f"{prefix}B": 1000**power for power, prefix in enumerate(("k", "M", "G", "T", "P"), start=1)},
+    **{f"{prefix}iB": 1024**power for power, prefix in enumerate(("K", "M", "G", "T", "P"), start=1)},
+}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?(?:[eE]\d+)?)([A-Za-z]*)")
+
+
+@dataclass(frozen=True)
+class AnalyzeConfig:
+    """What to read and what to look at."""
+
+    format: str | None = setting(None, "format of the trace (default: as its content shows)")
+    num_requests: int | None = setting(None, "only the first so many requests", metavar="N")
+    block_size: int | None = setting(
+        None, "tokens per hash id (default: the format's, or inferred from lengths and numbers of ids)"
+    )
+    session_interval: float = setting(
+        DEFAULT_SESSION_INTERVAL_S, "seconds between the starts of sessions, where a trace has none"
+    )
+    ignore_fields: tuple[str, ...] = setting((), "unknown fields to pass over", metavar="FIELD")
+    sort: bool = setting(False, "put requests in the order of their times instead of refusing the file")
+    capacity: tuple[str, ...] = setting(
+        (),
+        "sizes of cache to look at besides: 20000 (blocks), 5e6tokens, or 80GiB with --kv-bytes-per-token",
+        metavar="SIZE",
+    )
+    kv_bytes_per_token: int | None = setting(
+        None, "bytes of keys and values of one token, over all layers: tells sizes in bytes too"
+    )
+    plot: str | None = setting(None, "draw a picture (.png, .svg or .pdf)", metavar="FILE")
+
+    def __post_init__(self) -> None:
+        for name in ("num_requests", "block_size", "kv_bytes_per_token"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+        if not 0 <= self.session_interval < math.inf:
+            raise ConfigError(f"--session-interval must not be negative, not {self.session_interval}")
+        self.capacities(block_size=1)
+
+    def check_against(self, trace: Trace) -> None:
+        """ConfigError for settings that this trace cannot honour."""
+        for name in ("capacity", "kv_bytes_per_token", "block_size"):
+            if getattr(self, name) and not trace.has_ids:
+                raise ConfigError(
+                    f"--{name.replace('_', '-')}: {trace.name} names no blocks, so there is no cache to size"
+                )
+
+    def capacities(self, block_size: int) -> list[Capacity]:
+        """In blocks, a part of one not counted."""
+        return [Capacity(text, self._blocks(text, block_size)) for text in self.capacity]
+
+    def _blocks(self, text: str, block_size: int) -> int:
+        found = _SIZE.fullmatch(text)
+        unit = found[2] if found else ""
+        if not found or unit not in ("", "blocks", "tokens", *BYTE_UNITS):
+            raise ConfigError(
+                f"--capacity {text!r} is not the size of a cache: a number of blocks, or a number with "
+                f"'tokens', {', '.join(BYTE_UNITS)} behind it"
+            )
+        amount = float(found[1])
+        if unit in BYTE_UNITS:
+            if self.kv_bytes_per_token is None:
+                raise ConfigError(f"--capacity {text} is in bytes: give --kv-bytes-per-token")
+            amount = amount * BYTE_UNITS[unit] // (self.kv_bytes_per_token * block_size)
+        elif unit == "tokens":
+            amount //= block_size
+        if not amount < 2**53:
+            raise ConfigError(f"--capacity {text} is more than any cache holds")
+        return int(amount)

@@ -1,0 +1,134 @@
+"""`prefixlab trace analyze FILE`: what a trace is like, and what caches of which size find of it.
+
+Owns the verb: flags, what goes where, progress. The figures are `prefixlab.bench.traces.analyze`'s.
+
+Invariant: where the JSON goes to standard output, nothing else does.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from prefixlab.bench.config.traces.analyze import AnalyzeConfig
+    from prefixlab.bench.traces.analyze import Analysis
+    from prefixlab.bench.traces.hit_rates import OnProgress
+    from prefixlab.bench.traces.trace import Trace
+
+SUMMARY = "what a trace is like: lengths, arrivals, who shares what, and hit rates against cache size"
+STDOUT = "-"
+PLOT_ENDINGS = (".png", ".svg", ".pdf")
+TABLE_WIDTH = 120
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    from prefixlab.bench.config.traces.analyze import AnalyzeConfig
+    from prefixlab.core.config import add_flags
+
+    parser.description = (
+        f"{SUMMARY}.\n\nHit rates are of one cache that everything goes through in order, for every size in "
+        "one pass;\na block is a hit where all before it in its prompt are."
+    )
+    parser.add_argument("file", metavar="FILE", help="the trace, compressed or not; - for standard input")
+    add_flags(parser, AnalyzeConfig)
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const=STDOUT,
+        default=None,
+        metavar="FILE",
+        help="write the figures to FILE as JSON; without FILE to standard output, in place of the tables",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    import sys
+
+    from prefixlab.bench.config.traces.analyze import AnalyzeConfig
+    from prefixlab.bench.report.trace import as_json
+    from prefixlab.cli.bench_target import check_can_write
+    from prefixlab.core.config import resolve
+
+    config = resolve(AnalyzeConfig, vars(args), {})
+    plot = check_can_write("--plot", config.plot, PLOT_ENDINGS)
+    to_stdout = args.json == STDOUT
+    json_file = None if to_stdout else check_can_write("--json", args.json)
+    analysis = analyze_file(args.file, config)
+    if to_stdout:
+        sys.stdout.write(as_json(analysis.figures))
+    else:
+        show(analysis)
+    if json_file is not None:
+        write(json_file, as_json(analysis.figures))
+    if plot is not None:
+        from prefixlab.bench.report.trace_plot import write_trace_plot
+
+        write_trace_plot(plot, analysis)
+    return 0
+
+
+def analyze_file(file: str, config: AnalyzeConfig) -> Analysis:
+    from prefixlab.bench.traces.analyze import analyze
+
+    trace = read(file, config)
+    config.check_against(trace)
+    with progress(f"{len(trace.hash_ids):,} blocks") as on_progress:
+        return analyze(
+            trace,
+            config.capacities(trace.block_size),
+            kv_bytes_per_token=config.kv_bytes_per_token,
+            on_progress=on_progress,
+        )
+
+
+def read(file: str, config: AnalyzeConfig) -> Trace:
+    from prefixlab.bench.traces.reading import read_trace
+
+    with progress(f"reading {file}") as on_progress:
+        return read_trace(
+            file,
+            format=config.format,
+            num_requests=config.num_requests or 0,
+            block_size=config.block_size,
+            session_interval_s=config.session_interval,
+            ignore_fields=config.ignore_fields,
+            sort=config.sort,
+            on_read=lambda done, total: on_progress(done, total or 0),
+        )
+
+
+def show(analysis: Analysis) -> None:
+    from rich.console import Console
+
+    from prefixlab.bench.report.trace import show_analysis
+
+    console = Console()
+    # Where nobody watches, tables are as wide as they are made for; a narrow terminal folds them.
+    show_analysis(console if console.is_terminal else Console(width=TABLE_WIDTH), analysis)
+
+
+def write(file: Path, text: str) -> None:
+    from prefixlab.core.errors import ConfigError
+
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--json {file} cannot be written: {error.strerror}") from None
+
+
+@contextmanager
+def progress(what: str) -> Iterator[OnProgress]:
+    """A bar on stderr as long as the block, where somebody watches. A total of 0 is an unknown one."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(40), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total or None)
