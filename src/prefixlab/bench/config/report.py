@@ -61,6 +61,12 @@ class ReportConfig:
     output_file: str | None = setting(
         None, "append the result as one JSON line to this file, as SGLang's client does", metavar="FILE"
     )
+    save_workload: str | None = setting(
+        None,
+        "write the requests to this file, to send them again with --dataset-name saved (.gz compresses; of a "
+        "sweep one file per point, of repeats one each, named so)",
+        metavar="FILE",
+    )
     progress: bool = setting(True, "show on stderr how far the run is")
 
     def __post_init__(self) -> None:
@@ -70,6 +76,8 @@ class ReportConfig:
         self.objectives()
         if self.output_file is not None and not Path(self.output_file).absolute().parent.is_dir():
             raise ConfigError(f"--output-file {self.output_file}: its folder is not there")
+        if self.save_workload is not None and not Path(self.save_workload).absolute().parent.is_dir():
+            raise ConfigError(f"--save-workload {self.save_workload}: its folder is not there")
         if self.result_filename is not None and self.writes_file:
             folder = (Path(self.result_dir or ".") / self.result_filename).absolute().parent
             if not folder.is_dir() and folder != Path(self.result_dir or ".").absolute():

@@ -105,7 +105,7 @@ class ServeConfig:
             if fixed is None:
                 load = dataclasses.replace(self.load, fixed_schedule=not self.load.has_times)
                 object.__setattr__(self, "load", load)
-        elif fixed is not None:
+        elif fixed is not None and name != "saved":
             raise ConfigError(f"--{'' if fixed else 'no-'}fixed-schedule is for traces, not {name}")
 
     def _check_unused(self) -> None:

@@ -20,9 +20,9 @@ from prefixlab.core.seams import Tokenizer
 
 def check_point(endpoint: Endpoint, config: ServeConfig, tokenizer: Tokenizer | None) -> None:
     """Raises ConfigError if files cannot be read, or the requests cannot be made or do not fit the server."""
-    planned = outline(config)
+    planned = outline(config, tokenizer=tokenizer)
     check_lengths(endpoint, planned)
-    if planned.workload.sketches is not None:
+    if planned.workload.made_up is not None:
         next(Asker(endpoint, config, tokenizer).requests(planned, 0, 0))
         return
     one_of_each = {(row.token_ids is None, row.messages is None): row for row in planned.workload.rows}

@@ -13,6 +13,7 @@ import itertools
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from prefixlab.bench.runs.sessions import is_continuing, places_in_sessions, spr
 from prefixlab.bench.targets.endpoint import Endpoint
 from prefixlab.bench.workloads.arrivals import FloatArray
 from prefixlab.bench.workloads.files.custom import Row, content_of
+from prefixlab.bench.workloads.files.saved import FORMAT, Head, path_of, write_workload
 from prefixlab.bench.workloads.generators.random import RandomShape, sketch_random
 from prefixlab.bench.workloads.prompts import make_probe, make_prompts, make_trial, shared_tokens
 from prefixlab.bench.workloads.sketch import NOBODY, Sketches
@@ -62,14 +64,15 @@ class Outline:
         return 0.0 if self.offsets_s is None else float(self.offsets_s[-1])
 
 
-def outline(config: ServeConfig, repeat: int = 0) -> Outline:
-    """Raises ConfigError where files cannot be read, or settings bring no request."""
+def outline(config: ServeConfig, repeat: int = 0, tokenizer: Tokenizer | None = None) -> Outline:
+    """`tokenizer` counts what a file has as text. Raises ConfigError where files cannot be read, or settings
+    bring no request."""
     dataset, load = config.dataset, config.load
     asked = dataset.num_prompts
     if dataset.dataset_name in SessionsConfig.DATASETS:
         asked = config.sessions.num_sessions  # it is sessions that arrive, their later turns wait
     offsets = load.offsets(asked, default_num_prompts(config), dataset.seed, repeat)
-    workload = make_workload(config, asked if offsets is None else len(offsets))
+    workload = make_workload(config, asked if offsets is None else len(offsets), tokenizer)
     if load.fixed_schedule:
         workload, offsets = _as_recorded(workload, config)
     elif offsets is not None:
@@ -144,6 +147,23 @@ class Asker:
                 **place,
             )
 
+    def save(self, outline: Outline, repeat: int, salt: int, name: str) -> None:
+        """Write the plan to a file; where there are repeats each has its own. ConfigError if it cannot be."""
+        path = Path(name)
+        if self.config.load.repeats > 1:
+            path = path_of(path, f"repeat{repeat}")
+        head = Head(
+            FORMAT,
+            requests=outline.num_requests,
+            repeat=repeat,
+            seed=self.config.dataset.seed,
+            page_size=self.endpoint.page_size,
+            settings=self.config.stored(),
+        )
+        timed = outline.offsets_s is not None
+        plan = self.requests(outline, repeat, salt)
+        write_workload(path, head, plan, timed=timed, id_prefix=self.id_prefix(repeat))
+
     def request_ids(self, outline: Outline, repeat: int) -> list[str]:
         """Of the whole plan, without making its prompts."""
         return [self._id(repeat, number) for number in range(outline.num_requests)]
@@ -161,7 +181,7 @@ class Asker:
     def trial(self, outline: Outline) -> Planned | None:
         """A request to find out early whether the server takes these token ids. It is not measured and warms
         nothing that is. None where that is known, or prompts are no ids."""
-        wording, sketches = self.wording, outline.workload.sketches
+        wording, sketches = self.wording, outline.workload.made_up
         known = self.endpoint.facts.vocab_size is not None
         if known or sketches is None or not isinstance(wording, IdWording):
             return None
@@ -172,7 +192,7 @@ class Asker:
 
     def probe(self, outline: Outline, num_tokens: int, salt: int) -> Prompt:
         """A prompt that shares nothing with any of the outline's, to prove the cache cold with."""
-        return make_probe(outline.workload.sketches, self.wording, num_tokens, *self._key, salt=salt)
+        return make_probe(outline.workload.made_up, self.wording, num_tokens, *self._key, salt=salt)
 
     @property
     def is_chat(self) -> bool:
@@ -199,10 +219,12 @@ class Asker:
         return self.config.dataset.seed, self.config.key()
 
     def _asks(self, outline: Outline, salt: int) -> Iterator[_Ask]:
-        sketches = outline.workload.sketches
-        return (
-            map(self._row_ask, outline.workload.rows) if sketches is None else self._made_up(sketches, salt)
-        )
+        workload = outline.workload
+        if workload.made_up is not None:
+            return self._made_up(workload.made_up, salt)
+        if workload.sketches is not None:
+            return self._as_saved(workload, workload.sketches)
+        return map(self._row_ask, workload.rows)
 
     def _made_up(self, sketches: Sketches, salt: int) -> Iterator[_Ask]:
         wording = self.wording
@@ -217,6 +239,17 @@ class Asker:
             # An ideal cache: it forgets nothing, and every earlier request has finished.
             expected = self.endpoint.expected_cached_tokens(found, num_tokens) if exact else None
             yield _Ask(self._prompt_fields(prompt), num_tokens, output_len, expected)
+
+    def _as_saved(self, workload: Workload, sketches: Sketches) -> Iterator[_Ask]:
+        shared, totals = sketches.shared_tokens.tolist(), sketches.prompt_tokens.tolist()
+        for row, found, num_tokens in zip(workload.rows, shared, totals, strict=True):
+            ask = self._row_ask(row)
+            if workload.counted:
+                ask = replace(ask, num_prompt_tokens=num_tokens)
+            if row.token_ids is not None:
+                expected = self.endpoint.expected_cached_tokens(found, num_tokens)
+                ask = replace(ask, num_expected_cached_tokens=expected)
+            yield ask
 
     def _row_ask(self, row: Row) -> _Ask:
         template = self.config.dataset.chat_template
@@ -266,9 +299,13 @@ class Asker:
         }
         return {"sampling_params": params, **given}
 
-    def _id(self, repeat: int, number: int | str) -> str:
+    def id_prefix(self, repeat: int) -> str:
+        """What the ids of a repeat's requests and sessions begin with."""
         of_repeat = f"repeat{repeat}-" if self.config.load.repeats > 1 else ""
-        return f"{self.config.request.request_id_prefix}{of_repeat}{number}"
+        return f"{self.config.request.request_id_prefix}{of_repeat}"
+
+    def _id(self, repeat: int, number: int | str) -> str:
+        return f"{self.id_prefix(repeat)}{number}"
 
 
 def openai_sampling(sampling: SamplingConfig, *, chat: bool) -> dict[str, Any]:

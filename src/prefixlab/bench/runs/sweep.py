@@ -25,6 +25,7 @@ from prefixlab.bench.runs.serve import ServeRun, Watcher
 from prefixlab.bench.runs.trace import within_limits
 from prefixlab.bench.runs.trial import try_out
 from prefixlab.bench.targets.endpoint import Endpoint
+from prefixlab.bench.workloads.files.saved import path_of
 from prefixlab.core.errors import ConfigError, TargetError
 from prefixlab.core.seams import Tokenizer
 
@@ -132,7 +133,7 @@ def _measure(
     watcher: Watcher,
 ) -> tuple[PointResult, str | None]:
     """Also why the server could not be asked to the end."""
-    config = point.config
+    config = _with_own_files(point)
     notes: list[str] = []
     with ExitStack() as resources:
         kept = None if folder is None else resources.enter_context(_point_folder(folder, point, endpoint))
@@ -152,6 +153,15 @@ def _measure(
         if kept is not None and not finished:
             result = files.finish(kept, endpoint, result, detailed=config.report.save_detailed, notes=notes)
     return result, run.gone
+
+
+def _with_own_files(point: SweepPoint) -> ServeConfig:
+    """What all points would write to one file is written to one of each."""
+    report = point.config.report
+    if report.save_workload is None:
+        return point.config
+    path = path_of(Path(report.save_workload), point.name)
+    return replace(point.config, report=replace(report, save_workload=str(path)))
 
 
 def _remembering(path: Path) -> OpenEndpoint:

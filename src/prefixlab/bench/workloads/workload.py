@@ -1,8 +1,8 @@
 """A workload: what one repeat of a point asks, before any prompt is made.
 
 Owns the seam between those who say what is asked (generators, traces, files) and those who ask it. A workload
-of made-up tokens is sketches; one from a file of prompts is rows. Nothing else is known of it further on, so
-whatever makes sketches can be served, swept, saved and checked against the cache.
+of made-up tokens is sketches; one from a file of prompts is rows; one that was saved is both. Nothing else is
+known of it further on, so whatever makes sketches can be served, swept, saved and checked against the cache.
 
 Invariant: a workload is a pure function of its settings, its seed and the repeat.
 """
@@ -21,11 +21,12 @@ from prefixlab.core.errors import ConfigError
 
 @dataclass(frozen=True, eq=False)
 class Workload:
-    """Made by a generator; exactly one of `sketches` and `rows` is there.
+    """Made by a generator; at least one of `sketches` and `rows` is there.
 
     Attributes:
         sketches: who shares what with whom, how long, and when.
-        rows: prompts as a file has them.
+        rows: prompts as a file has them; none where they are made up from the sketches.
+        counted: the lengths of prompts in the sketches are known.
         notes: what a reader of the report should know of it, each a sentence without a full stop.
         length_flags: the flags that decide how long its requests are, for messages.
         recorded: what it is a replay of, which the report is compared with.
@@ -38,9 +39,11 @@ class Workload:
     length_flags: str = ""
     recorded: Recorded | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    counted: bool = True
 
     def __post_init__(self) -> None:
-        assert (self.sketches is None) == bool(self.rows), "a workload is sketches or rows"
+        assert self.sketches is not None or self.rows, "a workload is sketches or rows"
+        assert self.sketches is None or len(self.rows) in (0, len(self.sketches))
 
     def __len__(self) -> int:
         return len(self.rows) if self.sketches is None else len(self.sketches)
@@ -48,7 +51,15 @@ class Workload:
     @property
     def prompt_tokens(self) -> Sequence[int] | None:
         """Of each request; None where only the server can count."""
-        return None if self.sketches is None else self.sketches.prompt_tokens.tolist()
+        if self.sketches is None or not self.counted:
+            return None
+        lengths: list[int] = self.sketches.prompt_tokens.tolist()
+        return lengths
+
+    @property
+    def made_up(self) -> Sketches | None:
+        """What prompts are to be made from; None where a file has them."""
+        return None if self.rows else self.sketches
 
     @property
     def output_tokens(self) -> Sequence[int]:
@@ -66,6 +77,5 @@ class Workload:
         """Its first requests. Raises ConfigError if there are fewer."""
         if count > len(self):
             raise ConfigError(f"{count:,} requests are asked for, and the workload has {len(self):,}")
-        if self.sketches is None:
-            return replace(self, rows=self.rows[:count])
-        return replace(self, sketches=self.sketches.first(count))
+        sketches = None if self.sketches is None else self.sketches.first(count)
+        return replace(self, sketches=sketches, rows=self.rows[:count])

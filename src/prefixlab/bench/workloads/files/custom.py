@@ -36,7 +36,7 @@ class Row:
 
     num_output_tokens: int
     text: str | None = None
-    token_ids: tuple[int, ...] | None = None
+    token_ids: tuple[int, ...] | TokenIds | None = None
     messages: tuple[dict[str, Any], ...] | None = None
 
 
