@@ -132,7 +132,10 @@ def of_sessions(table: RecordTable) -> SessionFigures:
     )
 
 
-def num_cut_short(table: RecordTable) -> int:
-    """Sessions of which a turn failed, so that its later turns were not sent."""
-    failed = np.equal(table.outcome, CODE[Outcome.FAILED]) & (table.session_id.codes >= 0)
-    return len(np.unique(table.session_id.codes[failed]))
+def num_behind_failures(table: RecordTable) -> int:
+    """Turns that were not sent because one before them in their session had failed."""
+    session = table.session_id.codes
+    broken = np.zeros(len(table.session_id.names) + 1, np.bool_)
+    broken[session[np.equal(table.outcome, CODE[Outcome.FAILED])]] = True
+    broken[-1] = False  # requests of no session
+    return int((np.equal(table.outcome, CODE[Outcome.UNSENT]) & broken[session]).sum())

@@ -27,6 +27,7 @@ from prefixlab.bench.loadgen.driver import Drive, Progress
 from prefixlab.bench.loadgen.health import ClientHealth
 from prefixlab.bench.loadgen.plan import Load, Planned
 from prefixlab.bench.metrics.point import PointResult, PointSettings, evaluate
+from prefixlab.bench.metrics.turns import num_behind_failures
 from prefixlab.bench.records.record import Outcome
 from prefixlab.bench.records.run_dir import RunDir, Segment, done_ids, settled
 from prefixlab.bench.records.table import CODE, RecordTable
@@ -400,6 +401,9 @@ class ServeRun:
         if result.fidelity is not None:
             notes.insert(0, f"fidelity: {result.fidelity}")
         unsent = int((table.outcome == CODE[Outcome.UNSENT]).sum())
+        if broken := num_behind_failures(table):
+            unsent -= broken
+            notes.append(f"{counted(broken, 'later turn')} not sent, for a turn of its session had failed")
         if unsent and not result.interrupted:
             notes.append(f"{unsent} requests were not sent: --duration was over")
         check = result.check

@@ -57,7 +57,8 @@ def spread(offsets_s: FloatArray, workload: Workload) -> FloatArray:
     if sketches is None or sketches.after is None:
         return offsets_s[: len(workload)]
     begins = np.cumsum(sketches.after == NOBODY) - 1
-    return offsets_s[begins[first_turns(sketches.after)]]
+    of_rows: FloatArray = offsets_s[begins[first_turns(sketches.after)]]
+    return of_rows
 
 
 def is_continuing(sketches: Sketches) -> BoolArray:

@@ -88,14 +88,22 @@ def sessions_workload(
         options.refuse_made_up()
         stamp = path.stat().st_mtime_ns if path.exists() else 0
         return _read(path, stamp, think, options.num_turns, num_sessions, *key)
-    first = options.turn_len if options.first_turn_len is None else options.first_turn_len
-    lengths = (
-        length_range(length, options.turn_range_ratio, as_sglang=True)
-        for length in (first, options.turn_len, options.turn_output_len)
-    )
-    num_turns = options.num_turns or DEFAULT_NUM_TURNS
-    shape = SessionShape(num_sessions or DEFAULT_NUM_SESSIONS, num_turns, *lengths, options.system_len)
+    shape = _shape(options, DEFAULT_NUM_SESSIONS if num_sessions is None else num_sessions)
     return live_workload(shape, think or ThinkTime(0.0), *key)
+
+
+def _shape(options: SessionsConfig, num_sessions: int) -> SessionShape:
+    def spread(length: int) -> LengthRange:
+        return length_range(length, options.turn_range_ratio, as_sglang=True)
+
+    return SessionShape(
+        num_sessions=num_sessions,
+        num_turns=DEFAULT_NUM_TURNS if options.num_turns is None else options.num_turns,
+        first=spread(options.turn_len if options.first_turn_len is None else options.first_turn_len),
+        later=spread(options.turn_len),
+        outputs=spread(options.turn_output_len),
+        num_system_tokens=options.system_len,
+    )
 
 
 @lru_cache(maxsize=4)
