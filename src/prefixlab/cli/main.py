@@ -39,6 +39,8 @@ VERBS: VerbTable = {
     },
     "trace": {
         "analyze": "prefixlab.cli.trace_analyze",
+        "convert": "prefixlab.cli.trace_convert",
+        "fetch": "prefixlab.cli.trace_fetch",
     },
 }
 """Verb → module, or a table of further verbs."""

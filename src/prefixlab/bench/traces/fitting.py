@@ -191,7 +191,8 @@ def scaled_block(trace: Trace, length_scale: float) -> int:
 
 
 def _rounded(lengths: npt.NDArray[np.floating[Any]]) -> IntArray:
-    return np.rint(lengths).astype(np.int64)
+    whole: IntArray = np.rint(lengths).astype(np.int64)
+    return whole
 
 
 def _first_ids(trace: Trace, most: IntArray) -> tuple[IntArray, IntArray]:
@@ -202,4 +203,5 @@ def _first_ids(trace: Trace, most: IntArray) -> tuple[IntArray, IntArray]:
         return trace.starts, trace.hash_ids
     starts = np.concatenate(([0], np.cumsum(kept)))
     place = np.arange(len(trace.hash_ids)) - np.repeat(trace.starts[:-1], counts)
-    return starts, trace.hash_ids[place < np.repeat(kept, counts)]
+    ids: IntArray = trace.hash_ids[place < np.repeat(kept, counts)]
+    return starts, ids

@@ -26,12 +26,12 @@ from prefixlab.bench.traces.trace import Trace
 from prefixlab.core.errors import ConfigError
 
 
-class MooncakeLine(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+class MooncakeLine(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """A request. `hash_ids` and `timestamp` are in all lines of a file or in none (later turns apart)."""
 
+    timestamp: float | int | None = None
     input_length: int
     output_length: int
-    timestamp: float | int | None = None
     hash_ids: list[int] | None = None
     session_id: str | int | None = None
     delay: float | int | None = None

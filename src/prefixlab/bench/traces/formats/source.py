@@ -44,7 +44,7 @@ class Source:
         self._head: list[tuple[int, bytes]] = []
         try:
             raw = sys.stdin.buffer if self.is_pipe else cast(BinaryIO, Path(path).open("rb"))  # noqa: SIM115 - closed in __exit__
-            total = None if self.is_pipe else Path(path).stat().st_size
+            total = Path(path).stat().st_size if not self.is_pipe and Path(path).is_file() else None
         except (OSError, ValueError) as error:
             raise ConfigError(f"{self.path} cannot be read: {error}") from None
         self._raw = raw
