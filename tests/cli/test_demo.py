@@ -46,7 +46,7 @@ def test_the_demo_replays_fifty_requests_of_the_trace_where_there_is_one(
     trace.touch()
     monkeypatch.setenv("PREFIXLAB_TRACES", str(trace.parent))
     assert main(["demo", "--results", "elsewhere"]) == 0
-    assert commands[1] == ["bench", "trace", str(trace), "--num-prompts", "50"]
+    assert commands[1] == ["bench", "trace", str(trace), "--num-prompts", "50", "--no-run-dir"]
     assert "skipped" not in capsys.readouterr().out
     assert Path("elsewhere").is_dir()
 

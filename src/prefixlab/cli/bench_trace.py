@@ -112,6 +112,7 @@ def _of_other_datasets() -> set[str]:
 
 
 def run(args: argparse.Namespace) -> int:
+    from prefixlab.bench.runs.point import outline
     from prefixlab.cli.bench_sweep import Keeper, begun, describe, judge, measure, resumed
     from prefixlab.core.errors import ConfigError
 
@@ -124,6 +125,8 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError("bench trace needs a FILE: the trace to replay")
         else:
             points = planned_points(given)
+            for point in points:
+                outline(point.config)  # a file that cannot be read is told before any server is asked
             if "dry_run" in given:
                 print(describe(points))
                 print("\n".join(f"note: {note}" for note in notes_of(points)))

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
     trace = Path(os.environ.get("PREFIXLAB_TRACES") or DEFAULT_TRACES) / TRACE
     if trace.exists():
-        code = _do("bench", "trace", str(trace), "--num-prompts", str(NUM_TRACE_REQUESTS))
+        code = _do("bench", "trace", str(trace), "--num-prompts", str(NUM_TRACE_REQUESTS), "--no-run-dir")
     else:
         print(f"\nskipped the trace: {trace} is not there (PREFIXLAB_TRACES names the folder of traces)")
     if not code:

@@ -58,7 +58,7 @@ def _chosen(
         block_size=options.block_size,
         session_interval_s=options.session_interval or DEFAULT_SESSION_INTERVAL_S,
     )
-    if count is not None and not options.chooses:
+    if not options.chooses and len(trace) == count:
         first = f"the first {counted(len(trace), 'request')} of {trace.name}"
         trace = replace(trace, notes=(*trace.notes, first))
     else:
