@@ -13,6 +13,7 @@ from pathlib import Path
 from prefixlab.bench.config.dataset import DEFAULT_NUM_PROMPTS, TRACE_DATASETS
 from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.config.sessions import SessionsConfig
+from prefixlab.bench.config.sharing import DEFAULT_PAGE_SIZE
 from prefixlab.bench.report.console import counted
 from prefixlab.bench.runs.sessions import num_arriving
 from prefixlab.bench.runs.trace import trace_workload
@@ -20,6 +21,7 @@ from prefixlab.bench.workloads.files.custom import Row, choose_rows, read_rows
 from prefixlab.bench.workloads.files.messages import read_messages
 from prefixlab.bench.workloads.files.saved import saved_workload
 from prefixlab.bench.workloads.files.sharegpt import read_sharegpt
+from prefixlab.bench.workloads.generators.hit_rate import CacheSize, hit_rate_workload
 from prefixlab.bench.workloads.generators.prefix_ratio import PrefixRatioShape, prefix_ratio_workload
 from prefixlab.bench.workloads.generators.random import RandomShape, random_workload
 from prefixlab.bench.workloads.generators.sessions import sessions_workload
@@ -124,6 +126,13 @@ def _prefix_repetition(config: ServeConfig, count: int | None) -> Workload:
     return prefix_repetition_workload(config.prefix_repetition, count, *key, shuffle=shuffle)
 
 
+def _hit_rate(config: ServeConfig, count: int | None) -> Workload:
+    hits = config.hit_rate
+    page_size = hits.hit_rate_page_size or config.target.page_size or DEFAULT_PAGE_SIZE
+    cache = CacheSize(page_size, hits.hit_rate_capacity)
+    return hit_rate_workload(hits, cache, count, config.dataset.seed, config.key())
+
+
 def _generated_shared_prefix(config: ServeConfig, count: int | None) -> Workload:
     return generated_shared_prefix_workload(config.gsp, count, config.dataset.seed, config.key())
 
@@ -141,6 +150,7 @@ MAKERS: dict[str, Maker] = {
     "saved": _saved,
     "prefix-ratio": _prefix_ratio,
     "shared-prefix": _shared_prefix,
+    "hit-rate": _hit_rate,
     "prefix_repetition": _prefix_repetition,
     "generated-shared-prefix": _generated_shared_prefix,
     **dict.fromkeys(TRACE_DATASETS, trace_workload),

@@ -10,6 +10,7 @@ Answers to the same prompt, as long, are taken to be the same.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -55,8 +56,8 @@ class ExpectedHits:
 class LruPages:
     """The pages of such a cache, by extents. An extent is always used whole, and forgotten from its end."""
 
-    def __init__(self, capacity_pages: int) -> None:
-        self._capacity = capacity_pages
+    def __init__(self, capacity_pages: int | None) -> None:
+        self._capacity = math.inf if capacity_pages is None else capacity_pages
         self._held: OrderedDict[int, int] = OrderedDict()
         """Pages of each extent, in the order in which they go."""
         self._num_held = 0
@@ -114,7 +115,7 @@ class LruPages:
         excess = self._num_held + num_pages - self._capacity
         while excess > 0 and self._held:
             key, pages = self._held.popitem(last=False)
-            gone = min(pages, excess)
+            gone = int(min(pages, excess))
             if gone < pages:
                 self._held[key] = pages - gone
                 self._held.move_to_end(key, last=False)
