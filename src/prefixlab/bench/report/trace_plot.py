@@ -53,12 +53,12 @@ def _draw_cache(axes: Axes, analysis: Analysis) -> None:
         _say(axes, "no block is used twice" if cache else "the trace names no blocks")
         return
     capacities = np.append(curve.capacities, curve.unique_blocks)
-    for hits, total, name, colour in (
-        (curve.hit_blocks, curve.num_blocks, "of blocks", BLUE),
-        (curve.hit_tokens, curve.num_tokens, "of tokens", ORANGE),
+    for hits, total, name, colour, style in (
+        (curve.hit_blocks, curve.num_blocks, "of blocks", BLUE, "-"),
+        (curve.hit_tokens, curve.num_tokens, "of tokens", ORANGE, "--"),  # often nearly the same: see through
     ):
         rates = 100 * np.append(hits, hits[-1]) / max(1, total)
-        axes.step(capacities, rates, where="post", color=colour, linewidth=2, label=name)
+        axes.step(capacities, rates, where="post", color=colour, linestyle=style, linewidth=2, label=name)
     knee = cache.knee
     rate = 100 * knee.hit_rate_by_blocks
     axes.plot(knee.capacity_blocks, rate, "o", ms=7, mfc="white", mec=INK, mew=1.6, zorder=4)
@@ -119,7 +119,7 @@ def _dress(axes: Axes, title: str, across: str, up: str) -> None:
     axes.set_ylabel(up)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.yaxis.set_major_formatter(lambda number, _: f"{number:,.5g}")
+    axes.yaxis.set_major_formatter(lambda number, _: f"{number:,.10g}")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
 
