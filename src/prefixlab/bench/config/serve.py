@@ -117,6 +117,8 @@ class ServeConfig:
                     others = " or ".join(part.DATASETS)
                     flag = f"--{option.name.replace('_', '-')}"
                     raise ConfigError(f"{flag} is for --dataset-name {others}, not {name}")
+        if name in SessionsConfig.DATASETS:
+            self.sessions.check(self.trace, has_file=self.dataset.dataset_path is not None)
 
     @classmethod
     def resolve(

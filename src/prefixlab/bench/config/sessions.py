@@ -1,7 +1,7 @@
 """Settings of sessions: conversations of several turns, in which each prompt is all that was said before.
 
-Owns the flags of made-up sessions, and of how sessions are paced, whoever made them. What a file of sessions
-decides is refused beside one by `refuse_made_up`.
+Owns the flags of made-up sessions, and of how sessions are paced, whoever made them. Sessions of a file take
+the options of traces besides, and none of those that make any up.
 
 Invariant: every number decided or refused by the flag's name; defaults live only here.
 """
@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from prefixlab.bench.config.trace import TraceConfig
 from prefixlab.core.config import setting
 from prefixlab.core.errors import ConfigError
 
@@ -48,7 +49,9 @@ class SessionsConfig:
         aliases=("--delay",),
     )
     think_time_distribution: str = setting(
-        "constant", "how they vary about that mean; lognormal: with a logarithm of deviation 1", choices=THINK_TIMES
+        "constant",
+        "how they vary about that mean; lognormal: with a logarithm of deviation 1",
+        choices=THINK_TIMES,
     )
 
     def __post_init__(self) -> None:
@@ -78,14 +81,34 @@ class SessionsConfig:
                 "give --think-time"
             )
 
-    def refuse_made_up(self) -> None:
-        """Raises ConfigError if something is set that a file of sessions decides."""
-        for option in dataclasses.fields(self):
-            made_up = option.name.startswith(("turn_", "first_turn_", "system_"))
-            if made_up and getattr(self, option.name) != option.default:
-                raise ConfigError(
-                    f"{_flag(option.name)} is for made-up sessions; with --dataset-path the file says it"
-                )
+    def check(self, trace: TraceConfig, *, has_file: bool) -> None:
+        """Sessions are made up or a trace's: what is for the others is refused.
+
+        Raises:
+            ConfigError: it names the flag.
+        """
+        if not has_file:
+            if wrong := _changed(trace):
+                raise ConfigError(f"{_flag(wrong[0])} is for sessions of a file: give --dataset-path")
+            return
+        made_up = [name for name in _changed(self) if name.startswith(("turn_", "first_turn_", "system_"))]
+        if made_up:
+            raise ConfigError(
+                f"{_flag(made_up[0])} is for made-up sessions; with --dataset-path the file says it"
+            )
+        if trace.factor != 1 and self.think_time is not None:
+            raise ConfigError(
+                "--speedup and --time-scale change the recorded think times, and --think-time replaces them: "
+                "give one"
+            )
+
+
+def _changed(options: SessionsConfig | TraceConfig) -> list[str]:
+    return [
+        option.name
+        for option in dataclasses.fields(options)
+        if getattr(options, option.name) != option.default
+    ]
 
 
 def _flag(name: str) -> str:

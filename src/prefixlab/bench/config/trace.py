@@ -24,7 +24,7 @@ FORMATS = ("mooncake", "bailian", "azure", "burstgpt", "agentic", "lengths")
 class TraceConfig:
     """A trace to replay. Options that choose requests come first, then those that change them."""
 
-    DATASETS: ClassVar[tuple[str, ...]] = TRACE_DATASETS
+    DATASETS: ClassVar[tuple[str, ...]] = (*TRACE_DATASETS, "sessions")
 
     trace_format: str | None = setting(
         None, "format of the trace (default: as its content shows)", choices=FORMATS

@@ -8,6 +8,7 @@ Invariant: every name that settings accept has a maker here, and a maker reads i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from prefixlab.bench.config.dataset import DEFAULT_NUM_PROMPTS, TRACE_DATASETS
@@ -16,7 +17,7 @@ from prefixlab.bench.config.sessions import SessionsConfig
 from prefixlab.bench.config.sharing import DEFAULT_PAGE_SIZE
 from prefixlab.bench.report.console import counted
 from prefixlab.bench.runs.sessions import num_arriving
-from prefixlab.bench.runs.trace import trace_workload
+from prefixlab.bench.runs.trace import trace_workload, traces_of
 from prefixlab.bench.workloads.files.custom import Row, choose_rows, read_rows
 from prefixlab.bench.workloads.files.messages import read_messages
 from prefixlab.bench.workloads.files.saved import saved_workload
@@ -24,7 +25,11 @@ from prefixlab.bench.workloads.files.sharegpt import read_sharegpt
 from prefixlab.bench.workloads.generators.hit_rate import CacheSize, hit_rate_workload
 from prefixlab.bench.workloads.generators.prefix_ratio import PrefixRatioShape, prefix_ratio_workload
 from prefixlab.bench.workloads.generators.random import RandomShape, random_workload
-from prefixlab.bench.workloads.generators.sessions import sessions_workload
+from prefixlab.bench.workloads.generators.sessions import (
+    made_up_sessions,
+    recorded_workload,
+    think_time,
+)
 from prefixlab.bench.workloads.generators.sharing import (
     generated_shared_prefix_workload,
     prefix_repetition_workload,
@@ -33,6 +38,9 @@ from prefixlab.bench.workloads.generators.sharing import (
 from prefixlab.bench.workloads.workload import Workload
 from prefixlab.core.seams import Tokenizer
 
+ReadCounting = Callable[
+    [Path, Tokenizer | None, int | None, int | None], tuple[Sequence[Row], Sequence[str]]
+]
 SHAREGPT_FLAGS = "the file's prompts, --sharegpt-output-len and --sharegpt-context-len"
 
 Maker = Callable[[ServeConfig, int | None], Workload]
@@ -72,15 +80,30 @@ def _custom(config: ServeConfig, count: int | None) -> Workload:
 
 
 def _sharegpt(config: ServeConfig, count: int | None, tokenizer: Tokenizer | None) -> Workload:
-    lens = config.sharegpt.sharegpt_output_len, config.sharegpt.sharegpt_context_len
-    all_rows, left_out = read_sharegpt(_path(config), tokenizer, *lens)
-    return _chosen(config, count, all_rows, SHAREGPT_FLAGS, left_out)
+    all_rows, notes = _counted(read_sharegpt, *_stamped(_path(config)), tokenizer, config.sharegpt)
+    return _chosen(config, count, all_rows, SHAREGPT_FLAGS, *notes)
 
 
 def _openai(config: ServeConfig, count: int | None, tokenizer: Tokenizer | None) -> Workload:
-    lens = config.sharegpt.sharegpt_output_len, config.sharegpt.sharegpt_context_len
-    all_rows, notes = read_messages(_path(config), tokenizer, *lens)
+    all_rows, notes = _counted(read_messages, *_stamped(_path(config)), tokenizer, config.sharegpt)
     return _chosen(config, count, all_rows, SHAREGPT_FLAGS, *notes)
+
+
+@lru_cache(maxsize=4)
+def _counted(
+    read: ReadCounting, path: Path, stamp: tuple[int, int], tokenizer: Tokenizer | None, config: ShareGptConfig
+) -> tuple[Sequence[Row], Sequence[str]]:
+    """Once for a file that has not changed: settings, checks and the run all ask for it."""
+    return read(path, tokenizer, config.sharegpt_output_len, config.sharegpt_context_len)
+
+
+def _stamped(path: Path) -> tuple[Path, tuple[int, int]]:
+    """With what changes when the file does. Of one that is not there, the reader tells."""
+    try:
+        status = path.stat()
+    except OSError:
+        return path, (0, 0)
+    return path, (status.st_mtime_ns, status.st_size)
 
 
 def _saved(config: ServeConfig, count: int | None) -> Workload:
@@ -139,8 +162,18 @@ def _generated_shared_prefix(config: ServeConfig, count: int | None) -> Workload
 
 def _sessions(config: ServeConfig, count: int | None) -> Workload:
     """`count`: of sessions."""
-    path = None if config.dataset.dataset_path is None else _path(config)
-    return sessions_workload(config.sessions, path, count, config.dataset.seed, config.key())
+    options, key = config.sessions, (config.dataset.seed, config.key())
+    if config.dataset.dataset_path is None:
+        return made_up_sessions(options, count, *key)
+    unfitted, trace = traces_of(config)
+    return recorded_workload(
+        trace,
+        think_time(options),
+        *key,
+        num_sessions=count,
+        num_turns=options.num_turns,
+        unfitted=unfitted,
+    )
 
 
 MAKERS: dict[str, Maker] = {

@@ -133,15 +133,19 @@ def corrected(
     row_of = dict(zip(table.request_id, range(len(table)), strict=True))
     prompt_tokens = table.planned_prompt_tokens.copy()
     cached = table.num_expected_cached_tokens.copy()
-    own_tokens = sketches.own_tokens
+    longer = np.zeros(len(sketches), np.int64)  # than planned; less than 0 where answers ended early
     for number in np.flatnonzero(sketches.continues).tolist():
-        row = row_of[request_ids[number]]
-        before = row_of[request_ids[int(sketches.after[number])]]
+        before = int(sketches.after[number])
+        row, row_before = row_of[request_ids[number]], row_of[request_ids[before]]
         if not table.ok[row]:
             continue
-        held = int(prompt_tokens[before] + table.num_output_tokens[before])
-        prompt_tokens[row] = held + own_tokens[number]
+        answered = int(table.num_output_tokens[row_before] - sketches.output_tokens[before])
+        longer[number] = longer[before] + answered
+        if not longer[number]:
+            continue
+        prompt_tokens[row] += longer[number]
         if cached[row] >= 0:
-            found = expected(held - 1, int(prompt_tokens[row]))
+            shared = int(sketches.shared_tokens[number] + longer[number])
+            found = expected(shared, int(prompt_tokens[row]))
             cached[row] = -1 if found is None else found
     return replace(table, planned_prompt_tokens=prompt_tokens, num_expected_cached_tokens=cached)

@@ -18,7 +18,7 @@ from prefixlab.bench.config.trace import TraceConfig
 from prefixlab.bench.report.console import counted
 from prefixlab.bench.targets.endpoint import Endpoint
 from prefixlab.bench.traces.fidelity import Recorded
-from prefixlab.bench.traces.fitting import choose_requests, fit_trace
+from prefixlab.bench.traces.fitting import Fitting, choose_requests, fit_trace
 from prefixlab.bench.traces.formats.format import DEFAULT_SESSION_INTERVAL_S
 from prefixlab.bench.traces.reading import read_trace
 from prefixlab.bench.traces.trace import Trace
@@ -36,6 +36,15 @@ def trace_workload(config: ServeConfig, count: int | None) -> Workload:
         config.dataset.dataset_path, _stamp(config.dataset.dataset_path), options, count
     )
     return _fitted(chosen, recorded, config.trace)
+
+
+def traces_of(config: ServeConfig) -> tuple[Trace, Trace]:
+    """As chosen, and as made to fit: for those who pace it in another way. Raises ConfigError as above."""
+    assert config.dataset.dataset_path is not None, "checked with the settings"
+    options, path = config.trace, config.dataset.dataset_path
+    unhurried = replace(options, speedup=1.0, time_scale=None)
+    chosen, _ = _chosen(path, _stamp(path), unhurried, None)
+    return chosen, _fit(chosen, options)[0]
 
 
 def _stamp(path: str) -> tuple[int, int]:
@@ -76,14 +85,7 @@ def _chosen(
 
 @lru_cache(maxsize=8)
 def _fitted(chosen: Trace, recorded: Recorded, options: TraceConfig) -> Workload:
-    trace, fitting = fit_trace(
-        chosen,
-        min_osl=options.min_osl,
-        max_osl=options.max_osl,
-        length_scale=options.length_scale or 1.0,
-        max_len=options.max_len,
-        speedup=options.factor,
-    )
+    trace, fitting = _fit(chosen, options)
     notes = list(trace.notes)
     if not trace.has_ids:
         notes.append(f"{trace.name} says nothing of what its prompts share: they share nothing")
@@ -99,6 +101,18 @@ def _fitted(chosen: Trace, recorded: Recorded, options: TraceConfig) -> Workload
             "num_cut": fitting.num_cut,
             "speedup": fitting.speedup,
         },
+    )
+
+
+@lru_cache(maxsize=2)
+def _fit(chosen: Trace, options: TraceConfig) -> tuple[Trace, Fitting]:
+    return fit_trace(
+        chosen,
+        min_osl=options.min_osl,
+        max_osl=options.max_osl,
+        length_scale=options.length_scale or 1.0,
+        max_len=options.max_len,
+        speedup=options.factor,
     )
 
 

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
 from prefixlab.bench.config.dataset import LengthRange, length_range
 from prefixlab.bench.config.sessions import DEFAULT_NUM_SESSIONS, DEFAULT_NUM_TURNS, SessionsConfig
-from prefixlab.bench.traces.reading import read_trace
+from prefixlab.bench.traces.fidelity import Recorded
 from prefixlab.bench.traces.trace import Trace
 from prefixlab.bench.workloads.draws import Draws
 from prefixlab.bench.workloads.generators.random import draw_lengths
@@ -68,28 +67,16 @@ class ThinkTime:
         return f"{self.mean_s:g} s" + ("" if self.distribution == "constant" else f", {self.distribution}")
 
 
-def sessions_workload(
-    options: SessionsConfig, path: Path | None, num_sessions: int | None, *key: int
-) -> Workload:
-    """As the settings say.
-
-    Args:
-        path: of a trace whose sessions these are; None: they are made up.
-        num_sessions: None: the default number, or all of the trace.
-        key: whole numbers ≥ 0 that lengths and think times depend on.
-
-    Raises:
-        ConfigError: the file cannot be used, or options are set that it decides.
-    """
-    think = None
-    if options.think_time is not None:
-        think = ThinkTime(options.think_time, options.think_time_distribution)
-    if path is not None:
-        options.refuse_made_up()
-        stamp = path.stat().st_mtime_ns if path.exists() else 0
-        return _read(path, stamp, think, options.num_turns, num_sessions, *key)
+def made_up_sessions(options: SessionsConfig, num_sessions: int | None, *key: int) -> Workload:
+    """As the settings say; None: as many as by default. `key`: see `live_workload`."""
     shape = _shape(options, DEFAULT_NUM_SESSIONS if num_sessions is None else num_sessions)
-    return live_workload(shape, think or ThinkTime(0.0), *key)
+    return live_workload(shape, think_time(options) or ThinkTime(0.0), *key)
+
+
+def think_time(options: SessionsConfig) -> ThinkTime | None:
+    """What was asked for, if anything."""
+    mean_s = options.think_time
+    return None if mean_s is None else ThinkTime(mean_s, options.think_time_distribution)
 
 
 def _shape(options: SessionsConfig, num_sessions: int) -> SessionShape:
@@ -104,18 +91,6 @@ def _shape(options: SessionsConfig, num_sessions: int) -> SessionShape:
         outputs=spread(options.turn_output_len),
         num_system_tokens=options.system_len,
     )
-
-
-@lru_cache(maxsize=4)
-def _read(
-    path: Path,
-    stamp: int,  # a file that was changed is read again
-    think: ThinkTime | None,
-    num_turns: int | None,
-    num_sessions: int | None,
-    *key: int,
-) -> Workload:
-    return recorded_workload(read_trace(path), think, *key, num_sessions=num_sessions, num_turns=num_turns)
 
 
 def live_workload(shape: SessionShape, think: ThinkTime, *key: int) -> Workload:
@@ -162,17 +137,20 @@ def sketch_live(shape: SessionShape, think: ThinkTime, *key: int) -> Sketches:
     )
 
 
+@lru_cache(maxsize=4)
 def recorded_workload(
     trace: Trace,
     think: ThinkTime | None = None,
     *key: int,
     num_sessions: int | None = None,
     num_turns: int | None = None,
+    unfitted: Trace | None = None,
 ) -> Workload:
-    """The sessions of a trace, the first so many of each if asked.
+    """The sessions of a trace, the first so many, and of each the first turns, if asked.
 
     Args:
         think: instead of the recorded think times.
+        unfitted: the same requests before anything was done to their lengths, for the report's fidelity.
 
     Raises:
         ConfigError: the trace knows no sessions.
@@ -198,8 +176,14 @@ def recorded_workload(
             )
     else:
         notes.append("later turns wait for the answer before, and then as long as was recorded")
-    flags = "--dataset-path and --num-turns"
-    return Workload(sketches, notes=tuple(notes), length_flags=flags)
+    recorded = None
+    if unfitted is not None:
+        as_recorded = sketches
+        if unfitted is not trace:
+            as_recorded = sketch_recorded(unfitted, num_sessions=num_sessions, num_turns=num_turns)
+        recorded = Recorded.of(as_recorded)
+    flags = "--num-turns, --length-scale, --max-len, --max-isl and --max-osl"
+    return Workload(sketches, notes=tuple(notes), length_flags=flags, recorded=recorded)
 
 
 def sketch_recorded(
