@@ -14,13 +14,14 @@ import math
 import os
 import sys
 from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from prefixlab.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from prefixlab.bench.config.serve import ServeConfig
+    from prefixlab.bench.runs.point import Outline
     from prefixlab.bench.runs.serve import Watcher
     from prefixlab.bench.targets.endpoint import Endpoint
     from prefixlab.cli.main import Parser
@@ -58,6 +59,8 @@ def add_point_flags(parser: Parser, *, listed: bool = False, skip: Container[str
         "shared_prefix": "prompts of --dataset-name shared-prefix",
         "hit_rate": "prompts of --dataset-name hit-rate",
         "sessions": "prompts of --dataset-name sessions",
+        "sharegpt": "prompts of --dataset-name sharegpt or openai",
+        "prefix_ratio": "prompts of --dataset-name prefix-ratio",
         "trace": "replay of a trace",
         "sampling": "sampling",
         "load": "load",
@@ -98,10 +101,23 @@ def given_settings(args: argparse.Namespace) -> dict[str, Any]:
             given.setdefault("range_ratio_of", "sglang")
     if given.get("served_model_name") is not None:
         given["model"] = given["served_model_name"]
+    if "url" in given:
+        name_servers(given)
     port = DEFAULT_PORTS.get(given.get("backend", ""))
     if port is not None and "base_url" not in given:
         given.setdefault("port", port)
     return given
+
+
+def name_servers(given: dict[str, Any]) -> None:
+    """--url, as --base-url and what there is besides. Raises ConfigError if servers are also named otherwise."""
+    urls = [url.rstrip("/") for url in given["url"]]
+    if also := [name for name in ("base_url", "host", "port") if name in given]:
+        raise ConfigError(f"--url names the servers already: leave out --{also[0].replace('_', '-')}")
+    if len(set(urls)) < len(urls):
+        raise ConfigError(f"--url names a server twice: {' '.join(urls)}")
+    given["base_url"] = urls[0]
+    given["url"] = urls if len(urls) > 1 else []
 
 
 def point_config(given: Mapping[str, Any]) -> ServeConfig:
@@ -163,6 +179,10 @@ def open_point_endpoint(config: ServeConfig) -> Iterator[Endpoint]:
     from prefixlab.cli.bench_target import endpoint_under_test
     from prefixlab.core.clock import MonotonicClock
 
+    if len(config.request.url) > 1:
+        with _several_endpoints(config) as endpoint:
+            yield endpoint
+        return
     target = config.target
     if not target.is_embedded:
         if target.backend is None and target.base_url is None and target.port is None:
@@ -194,6 +214,33 @@ def open_point_endpoint(config: ServeConfig) -> Iterator[Endpoint]:
         yield endpoint
 
 
+@contextmanager
+def _several_endpoints(config: ServeConfig) -> Iterator[Endpoint]:
+    from prefixlab.bench.targets.several import SeveralEndpoints
+
+    with ExitStack() as resources:
+        each = []
+        for url in config.request.url:
+            one = dataclasses.replace(
+                config,
+                target=dataclasses.replace(config.target, base_url=url),
+                request=dataclasses.replace(config.request, url=()),
+            )
+            each.append(resources.enter_context(open_point_endpoint(one)))
+        yield SeveralEndpoints.of(each)
+
+
+def planned_outline(config: ServeConfig) -> Outline:
+    """What a run would send; texts of files are counted with --tokenizer."""
+    from prefixlab.bench.runs.making import COUNTING_MAKERS
+    from prefixlab.bench.runs.point import outline
+    from prefixlab.cli.bench_target import load_tokenizer
+
+    name = config.target.tokenizer
+    counts = name is not None and config.dataset.dataset_name in COUNTING_MAKERS
+    return outline(config, tokenizer=load_tokenizer(name, None) if name is not None and counts else None)
+
+
 def point_tokenizer(config: ServeConfig, endpoint: Endpoint) -> Tokenizer | None:
     """Where text is counted or made by us."""
     from prefixlab.cli.bench_target import tokenizer_maker
@@ -208,13 +255,13 @@ def point_tokenizer(config: ServeConfig, endpoint: Endpoint) -> Tokenizer | None
 def watching(configs: Sequence[ServeConfig]) -> Iterator[Watcher]:
     """Progress over the runs of `configs`, where it is wanted."""
     from prefixlab.bench.report.progress import ProgressBar
-    from prefixlab.bench.runs.point import outline, tokens_of
+    from prefixlab.bench.runs.point import tokens_of
     from prefixlab.bench.runs.serve import Unwatched
 
     if not configs[0].report.progress:
         yield Unwatched()
         return
-    planned = [(config.load.repeats, outline(config)) for config in configs]
+    planned = [(config.load.repeats, planned_outline(config)) for config in configs]
     num_requests = sum(repeats * point.num_requests for repeats, point in planned)
     num_tokens = sum(repeats * tokens_of(point)[1] for repeats, point in planned)
     with ProgressBar(num_requests, num_tokens) as bar:
@@ -224,9 +271,9 @@ def watching(configs: Sequence[ServeConfig]) -> Iterator[Watcher]:
 def describe_point(config: ServeConfig) -> str:
     """What would be sent, in one line."""
     from prefixlab.bench.report.console import counted
-    from prefixlab.bench.runs.point import outline, tokens_of
+    from prefixlab.bench.runs.point import tokens_of
 
-    planned = outline(config)
+    planned = planned_outline(config)
     prompt, output = tokens_of(planned)
     tokens = "prompts as long as they are" if prompt is None else counted(prompt, "prompt token")
     repeats = f"{config.load.repeats} times " if config.load.repeats > 1 else ""
@@ -240,7 +287,5 @@ def describe_point(config: ServeConfig) -> str:
 
 def arrival_seconds(config: ServeConfig) -> float:
     """How long a point takes at least, as far as arrivals say."""
-    from prefixlab.bench.runs.point import outline
-
-    last_s = outline(config).last_arrival_s
+    last_s = planned_outline(config).last_arrival_s
     return config.load.repeats * min(last_s, config.load.duration or math.inf)

@@ -55,13 +55,13 @@ def add_run_flags(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     from prefixlab.bench.records.run_dir import RunDir
     from prefixlab.bench.runs.checks import check_point
-    from prefixlab.bench.runs.point import outline
     from prefixlab.bench.runs.trace import within_limits
     from prefixlab.bench.runs.trial import try_out
     from prefixlab.cli.bench_point import (
         describe_point,
         given_settings,
         open_point_endpoint,
+        planned_outline,
         point_config,
         point_tokenizer,
         refuse_settings,
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
             if dry:
                 print(describe_point(config))
                 return 0
-            outline(config)  # files that cannot be read are told before any server is asked
+            planned_outline(config)  # files that cannot be read are told before any server is asked
         gone: str | None = None
         try:
             endpoint = resources.enter_context(open_point_endpoint(config))

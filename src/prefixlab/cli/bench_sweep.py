@@ -180,13 +180,13 @@ def restored_points(data: dict[str, Any], args: argparse.Namespace) -> list[Swee
 def describe(points: list[SweepPoint]) -> str:
     """Every point in a line, and what they cost together."""
     from prefixlab.bench.report.console import counted
-    from prefixlab.bench.runs.point import outline, tokens_of
-    from prefixlab.cli.bench_point import arrival_seconds, describe_point
+    from prefixlab.bench.runs.point import tokens_of
+    from prefixlab.cli.bench_point import arrival_seconds, describe_point, planned_outline
 
     lines = [f"{point.name}: {describe_point(point.config)}" for point in points]
     num_requests = num_prompt = num_output = 0
     for point in points:
-        planned, repeats = outline(point.config), point.config.load.repeats
+        planned, repeats = planned_outline(point.config), point.config.load.repeats
         prompt, output = tokens_of(planned)
         num_requests += repeats * planned.num_requests
         num_prompt += repeats * (prompt or 0)

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -131,6 +132,7 @@ def tokenizer_maker(config: TargetConfig) -> MakeTokenizer:
     return make
 
 
+@lru_cache(maxsize=4)
 def load_tokenizer(name: str, vocab_size: int | None) -> Tokenizer:
     """`byte`, the name of a built-in model (which all use that), or a Hugging Face folder or hub id."""
     from prefixlab.core.text.byte_tokenizer import DEFAULT_VOCAB_SIZE, ByteTokenizer

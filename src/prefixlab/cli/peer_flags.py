@@ -53,7 +53,6 @@ _FAMILIES: tuple[tuple[str, str], ...] = (
     ("--prefix-repetition-", _LATER.format("prefix_repetition") + "; see --random-prefix-len"),
     ("--profile-", _PROFILING),
     ("--random-mm-", _LATER.format("random-mm")),
-    ("--sharegpt-", _LATER.format("sharegpt")),
     ("--spec-bench-", _LATER.format("spec_bench")),
     ("--speed-bench-", _LATER.format("speed_bench")),
     ("--timed-trace-label-", "gives a field another name: the fields are those of the known formats"),

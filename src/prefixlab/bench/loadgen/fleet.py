@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, Protocol, Self
+from typing import IO, Any, ClassVar, Protocol, Self
 
 from prefixlab.bench.loadgen import job as jobs
 from prefixlab.bench.loadgen.decoding.recover import recover_worker
@@ -46,8 +46,11 @@ _NO_THREADS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 class Interrupts:
     """Ctrl-C and SIGTERM while its block runs: the first asks for an end in order, the second raises.
 
-    Outside the main thread, which alone may handle signals, there are none.
+    Outside the main thread, which alone may handle signals, there are those that one in the main thread is
+    told of meanwhile.
     """
+
+    _elsewhere: ClassVar[set[Interrupts]] = set()
 
     def __init__(self, on_first: Callable[[], None] = lambda: None) -> None:
         self.count = 0
@@ -58,9 +61,12 @@ class Interrupts:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._take)
+        else:
+            self._elsewhere.add(self)
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._elsewhere.discard(self)
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
@@ -69,6 +75,9 @@ class Interrupts:
         if self.count > 1:
             raise KeyboardInterrupt
         self._on_first()
+        for other in tuple(self._elsewhere):
+            other.count += 1
+            other._on_first()
 
 
 class Child:

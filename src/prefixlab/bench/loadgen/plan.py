@@ -25,6 +25,7 @@ class Planned:
             a slot is a session's from its first turn to the end of its last, think time included.
         continues: `request` holds only what is new; its prompt is that of `after`, then what the server
             answered to it, then this. A turn whose `after` did not succeed is unsent.
+        server: which of several servers it is for.
     """
 
     request: TargetRequest
@@ -36,6 +37,7 @@ class Planned:
     continues: bool = False
     session_id: str | None = None
     turn: int | None = None
+    server: int = 0
 
     def unsent(self, intended_s: float) -> Record:
         return Record(

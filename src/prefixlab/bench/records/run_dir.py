@@ -36,6 +36,7 @@ CONFIG, ENVIRONMENT, SUMMARY = "config.json", "environment.json", "summary.json"
 LOCK, SEGMENTS = "lock", "segments"
 MAX_TRIES = 1000
 _DRAFT = ".new"
+_PART = "server-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,13 @@ class Segment:
     def about_path(self) -> Path:
         return self.folder.with_suffix(".json")
 
+    def driver_folders(self) -> list[Path]:
+        """The driver's; of several drivers at the same time each has its own."""
+        return sorted(self.folder.glob(f"{_PART}*")) or [self.folder]
+
     def record_files(self) -> list[Path]:
         """Lines of records, as the driver left them."""
-        return sorted(self.folder.glob("records-*.jsonl"))
+        return [path for folder in self.driver_folders() for path in sorted(folder.glob("records-*.jsonl"))]
 
     def table(self) -> RecordTable:
         """Its records so far."""
@@ -183,6 +188,13 @@ class RunDir:
     def read_json(self, name: str) -> dict[str, Any] | None:
         """None where the file is not there, or is no JSON object."""
         return _object_in(self.path / name)
+
+
+def part_of(folder: Path, number: int) -> Path:
+    """An empty folder within a segment's, for one of several drivers."""
+    part = folder / f"{_PART}{number:03}"
+    part.mkdir()
+    return part
 
 
 def is_finished(path: Path) -> bool:

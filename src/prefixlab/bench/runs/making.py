@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, cast
 
-from prefixlab.bench.config.dataset import DEFAULT_NUM_PROMPTS, TRACE_DATASETS
+from prefixlab.bench.config.dataset import DEFAULT_NUM_PROMPTS, TRACE_DATASETS, ShareGptConfig
 from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.config.sessions import SessionsConfig
 from prefixlab.bench.config.sharing import DEFAULT_PAGE_SIZE
@@ -38,9 +39,7 @@ from prefixlab.bench.workloads.generators.sharing import (
 from prefixlab.bench.workloads.workload import Workload
 from prefixlab.core.seams import Tokenizer
 
-ReadCounting = Callable[
-    [Path, Tokenizer | None, int | None, int | None], tuple[Sequence[Row], Sequence[str]]
-]
+ReadCounting = Callable[[Path, Tokenizer | None, int | None, int | None], tuple[Sequence[Row], Sequence[str]]]
 SHAREGPT_FLAGS = "the file's prompts, --sharegpt-output-len and --sharegpt-context-len"
 
 Maker = Callable[[ServeConfig, int | None], Workload]
@@ -80,30 +79,29 @@ def _custom(config: ServeConfig, count: int | None) -> Workload:
 
 
 def _sharegpt(config: ServeConfig, count: int | None, tokenizer: Tokenizer | None) -> Workload:
-    all_rows, notes = _counted(read_sharegpt, *_stamped(_path(config)), tokenizer, config.sharegpt)
+    all_rows, notes = _counted(read_sharegpt, config, tokenizer)
     return _chosen(config, count, all_rows, SHAREGPT_FLAGS, *notes)
 
 
 def _openai(config: ServeConfig, count: int | None, tokenizer: Tokenizer | None) -> Workload:
-    all_rows, notes = _counted(read_messages, *_stamped(_path(config)), tokenizer, config.sharegpt)
+    all_rows, notes = _counted(read_messages, config, tokenizer)
     return _chosen(config, count, all_rows, SHAREGPT_FLAGS, *notes)
 
 
-@lru_cache(maxsize=4)
 def _counted(
-    read: ReadCounting, path: Path, stamp: tuple[int, int], tokenizer: Tokenizer | None, config: ShareGptConfig
+    read: ReadCounting, config: ServeConfig, tokenizer: Tokenizer | None
+) -> tuple[Sequence[Row], Sequence[str]]:
+    path = _path(config)
+    stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else None
+    return _read_once(read, path, stamp, cast(Any, tokenizer), config.sharegpt)
+
+
+@lru_cache(maxsize=4)
+def _read_once(
+    read: ReadCounting, path: Path, stamp: object, tokenizer: Tokenizer | None, config: ShareGptConfig
 ) -> tuple[Sequence[Row], Sequence[str]]:
     """Once for a file that has not changed: settings, checks and the run all ask for it."""
     return read(path, tokenizer, config.sharegpt_output_len, config.sharegpt_context_len)
-
-
-def _stamped(path: Path) -> tuple[Path, tuple[int, int]]:
-    """With what changes when the file does. Of one that is not there, the reader tells."""
-    try:
-        status = path.stat()
-    except OSError:
-        return path, (0, 0)
-    return path, (status.st_mtime_ns, status.st_size)
 
 
 def _saved(config: ServeConfig, count: int | None) -> Workload:

@@ -26,10 +26,11 @@ from prefixlab.bench.runs.making import default_num_prompts, make_workload
 from prefixlab.bench.runs.sessions import is_continuing, places_in_sessions, spread
 from prefixlab.bench.targets.endpoint import Endpoint
 from prefixlab.bench.workloads.arrivals import FloatArray
+from prefixlab.bench.workloads.expected import ExpectedHits
 from prefixlab.bench.workloads.files.custom import Row, content_of
 from prefixlab.bench.workloads.files.saved import FORMAT, Head, path_of, write_workload
 from prefixlab.bench.workloads.generators.random import RandomShape, sketch_random
-from prefixlab.bench.workloads.prompts import make_probe, make_prompts, make_trial, shared_tokens
+from prefixlab.bench.workloads.prompts import make_probe, make_prompts, make_trial
 from prefixlab.bench.workloads.sketch import NOBODY, Sketches
 from prefixlab.bench.workloads.wording import IdWording, Prompt, Wording
 from prefixlab.bench.workloads.words import TextWording, WordWording
@@ -134,8 +135,10 @@ class Asker:
         """The plan, made as it is read."""
         offsets = itertools.repeat(0.0) if outline.offsets_s is None else iter(outline.offsets_s.tolist())
         places = places_in_sessions(outline.workload.sketches)
-        for number, (ask, offset_s, place) in enumerate(
-            zip(self._asks(outline, salt + repeat), offsets, places, strict=False)
+        of_each = outline.workload.servers
+        servers = itertools.repeat(0) if of_each is None else iter(of_each.tolist())
+        for number, (ask, offset_s, place, server) in enumerate(
+            zip(self._asks(outline, salt + repeat), offsets, places, servers, strict=False)
         ):
             if "session_id" in place:
                 place["session_id"] = self._id(repeat, place["session_id"])
@@ -144,6 +147,7 @@ class Asker:
                 num_prompt_tokens=ask.num_prompt_tokens,
                 num_expected_cached_tokens=ask.num_expected_cached_tokens,
                 offset_s=offset_s,
+                server=server,
                 **place,
             )
 
@@ -174,7 +178,11 @@ class Asker:
         prefix = self.config.dataset.random_prefix_len
         shape = RandomShape(self.config.load.num_warmups, inputs, outputs, prefix)
         return [
-            Planned(self._request(f"warm-up-{number}", ask), ask.num_prompt_tokens)
+            Planned(
+                self._request(f"warm-up-{number}", ask),
+                ask.num_prompt_tokens,
+                server=number % max(1, len(self.config.request.url)),
+            )
             for number, ask in enumerate(self._made_up(sketch_random(shape, *self._key), WARM_UP_SALT))
         ]
 
@@ -227,28 +235,68 @@ class Asker:
         return map(self._row_ask, workload.rows)
 
     def _made_up(self, sketches: Sketches, salt: int) -> Iterator[_Ask]:
-        wording = self.wording
-        shared = shared_tokens(sketches, wording).tolist()
-        prompts = self.prompts(sketches, salt)
-        columns = (prompts, shared, sketches.prompt_tokens.tolist(), sketches.output_tokens.tolist())
+        prompts, expected = self.prompts(sketches, salt), self.expected(sketches, self.wording)
+        columns = (prompts, expected, sketches.prompt_tokens.tolist(), sketches.output_tokens.tolist())
         continuing = is_continuing(sketches).tolist()
         for prompt, found, whole_len, output_len, continues in zip(*columns, continuing, strict=True):
             num_tokens = whole_len if continues else len(prompt)
             # Which tokens a conversation becomes on chat, the server's template decides.
-            exact = wording.is_exact and not (continues and self.is_chat)
-            # An ideal cache: it forgets nothing, and every earlier request has finished.
-            expected = self.endpoint.expected_cached_tokens(found, num_tokens) if exact else None
-            yield _Ask(self._prompt_fields(prompt), num_tokens, output_len, expected)
+            known = not (continues and self.is_chat)
+            yield _Ask(self._prompt_fields(prompt), num_tokens, output_len, found if known else None)
+
+    def expected(self, sketches: Sketches, wording: Wording | None = None) -> list[int] | list[None]:
+        """What the server's cache should serve of each prompt, requests one after another; None of each where
+        that is not known. `wording`: of prompts that are made up."""
+        if wording is not None and not wording.is_exact:
+            return [None] * len(sketches)
+        if self.endpoint.expects_miss is not None:
+            return [0] * len(sketches)
+        if self.endpoint.page_size is None:
+            return [None] * len(sketches)
+        hits = ExpectedHits(self.endpoint.page_size, self._capacity_tokens)
+        served: list[int] = hits.of(sketches, wording).tolist()
+        return served
+
+    def capacity_note(self, outline: Outline) -> str | None:
+        """How much the size of the server's cache takes from what is expected of it; None where nothing."""
+        sketches, page_size, capacity = (
+            outline.workload.sketches,
+            self.endpoint.page_size,
+            self._capacity_tokens,
+        )
+        wording = None if outline.workload.made_up is None else self.wording
+        if (
+            sketches is None
+            or page_size is None
+            or capacity is None
+            or self.endpoint.expects_miss is not None
+        ):
+            return None
+        if wording is not None and not wording.is_exact:
+            return None
+        ideal, held = (ExpectedHits(page_size, size).of(sketches, wording).sum() for size in (None, capacity))
+        if ideal == held:
+            return None
+        return (
+            f"the server's cache holds {capacity:,} tokens: expected hits are those of one that forgets what "
+            f"was used longest ago, requests one after another, {ideal - held:,} tokens fewer than if it "
+            "forgot nothing"
+        )
+
+    @property
+    def _capacity_tokens(self) -> int | None:
+        """Of the server's cache, where that decides what it forgets and when."""
+        facts = self.endpoint.facts
+        return facts.capacity_tokens if facts.forgets_oldest else None
 
     def _as_saved(self, workload: Workload, sketches: Sketches) -> Iterator[_Ask]:
-        shared, totals = sketches.shared_tokens.tolist(), sketches.prompt_tokens.tolist()
-        for row, found, num_tokens in zip(workload.rows, shared, totals, strict=True):
+        expected, totals = self.expected(sketches), sketches.prompt_tokens.tolist()
+        for row, found, num_tokens in zip(workload.rows, expected, totals, strict=True):
             ask = self._row_ask(row)
             if workload.counted:
                 ask = replace(ask, num_prompt_tokens=num_tokens)
             if row.token_ids is not None:
-                expected = self.endpoint.expected_cached_tokens(found, num_tokens)
-                ask = replace(ask, num_expected_cached_tokens=expected)
+                ask = replace(ask, num_expected_cached_tokens=found)
             yield ask
 
     def _row_ask(self, row: Row) -> _Ask:

@@ -176,7 +176,8 @@ class ServeRun:
         """What an earlier process left in the folder."""
         for segment in [] if self._folder is None else self._folder.segments():
             repeat = repeats[int(segment.about["repeat"])]
-            recover(segment.folder)  # its process may have been killed before all of it was read
+            for folder in segment.driver_folders():
+                recover(folder)  # its process may have been killed before all of it was read
             table = segment.table()
             repeat.keep(table)
             repeat.spent_s += float(np.nanmax(table.last_s, initial=0.0))
@@ -325,6 +326,8 @@ class ServeRun:
         if self._gone:
             notes.append(f"not all was sent: {self._gone}")
         notes += self._workload_notes(repeats[0].outline)
+        bounded = self._asker.capacity_note(repeats[0].outline)
+        notes += [] if bounded is None else [bounded]
         incomplete = self._interrupted or self._gone is not None
         result = evaluate(settings, tables, health, notes=notes, interrupted=incomplete)
         if result.check.verdict is Verdict.UNCHECKED:

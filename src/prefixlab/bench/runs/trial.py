@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
+from prefixlab.bench.config.dataset import FILE_DATASETS
 from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.records.record import Outcome, Record
 from prefixlab.bench.runs.point import Asker, outline
@@ -31,6 +32,8 @@ def try_out(endpoint: Endpoint, config: ServeConfig) -> None:
         TargetError: the server refuses it, and so would refuse every request.
         KeyboardInterrupt: it was interrupted.
     """
+    if config.dataset.dataset_name in FILE_DATASETS:
+        return  # their ids are the file's
     asker = Asker(endpoint, config)
     planned = asker.trial(outline(config))
     if planned is None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from prefixlab.bench.traces.fidelity import Recorded
 from prefixlab.bench.workloads.files.custom import Row
-from prefixlab.bench.workloads.sketch import FloatArray, Sketches
+from prefixlab.bench.workloads.sketch import FloatArray, IntArray, Sketches
 from prefixlab.core.errors import ConfigError
 
 
@@ -26,6 +26,7 @@ class Workload:
     Attributes:
         sketches: who shares what with whom, how long, and when.
         rows: prompts as a file has them; none where they are made up from the sketches.
+        servers: which of several servers each request is for, shape (n,); None: there is one.
         counted: the lengths of prompts in the sketches are known.
         notes: what a reader of the report should know of it, each a sentence without a full stop.
         length_flags: the flags that decide how long its requests are, for messages.
@@ -39,6 +40,7 @@ class Workload:
     length_flags: str = ""
     recorded: Recorded | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    servers: IntArray | None = None
     counted: bool = True
 
     def __post_init__(self) -> None:
@@ -78,4 +80,5 @@ class Workload:
         if count > len(self):
             raise ConfigError(f"{count:,} requests are asked for, and the workload has {len(self):,}")
         sketches = None if self.sketches is None else self.sketches.first(count)
-        return replace(self, sketches=sketches, rows=self.rows[:count])
+        servers = None if self.servers is None else self.servers[:count]
+        return replace(self, sketches=sketches, rows=self.rows[:count], servers=servers)

@@ -96,8 +96,8 @@ def _conversation(entry: _Entry) -> Conversation:
 
 def read_sharegpt(
     path: Path, tokenizer: Tokenizer | None, output_len: int | None, context_len: int | None
-) -> tuple[list[Row], str]:
-    """The rows that can be asked, and a sentence on those left out.
+) -> tuple[list[Row], tuple[str, ...]]:
+    """The rows that can be asked, and a sentence on those left out, if any.
 
     Args:
         output_len: of every request; None: as long as the reply was.
@@ -123,7 +123,7 @@ def read_sharegpt(
     said = ", ".join(f"{count:,} {why}" for why, count in left_out.most_common())
     if not rows:
         raise ConfigError(f"--dataset-path {path} holds no conversation to ask{f': {said}' if said else ''}")
-    return rows, f"conversations left out: {said}" if said else ""
+    return rows, (f"conversations left out: {said}",) if said else ()
 
 
 def _row(

@@ -66,9 +66,15 @@ def prefix_ratio_workload(config: PrefixRatioConfig, shape: PrefixRatioShape, *k
             f"{config.osl_stddev:g} of output tokens"
         )
     if shape.num_servers > 1:
-        parts = ", ".join(f"{part:,}" for part in shares(shape.num_prompts, shape.num_servers))
-        notes.append(f"{shape.num_servers} URLs asked at the same time: {parts} requests; figures are pooled")
-    return Workload(sketch(config, shape, *key), notes=tuple(notes), length_flags=LENGTH_FLAGS)
+        said = ", ".join(f"{part:,}" for part in shares(shape.num_prompts, shape.num_servers))
+        notes.append(f"{shape.num_servers} URLs asked at the same time: {said} requests; figures are pooled")
+    parts = shares(shape.num_prompts, shape.num_servers)
+    return Workload(
+        sketch(config, shape, *key),
+        notes=tuple(notes),
+        length_flags=LENGTH_FLAGS,
+        servers=np.repeat(np.arange(shape.num_servers), parts),
+    )
 
 
 def sketch(config: PrefixRatioConfig, shape: PrefixRatioShape, *key: int) -> Sketches:
