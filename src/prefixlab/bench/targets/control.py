@@ -37,6 +37,8 @@ class ServerFacts:
         expects_miss: why no request should hit ("forced miss", …): a baseline somebody asked for.
         warning: why no request will hit although nobody said that none should.
         capacity_tokens: tokens its cache holds.
+        forgets_oldest: what was used longest ago goes first, and is gone then: no other policy, no further
+            tier, as far as it says.
         simulated: the step times it acts on, in words, where no model runs.
     """
 
@@ -50,6 +52,7 @@ class ServerFacts:
     warning: str | None = None
     version: str | None = None
     simulated: str | None = None
+    forgets_oldest: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,7 @@ class VllmControl(_OverHttp):
             capacity_tokens=block_size * num_blocks if block_size and num_blocks else None,
             warning="the server says prefix caching is off" if off else None,
             version=_text(json_object(version, "/version"), "version") if version.is_success else None,
+            forgets_oldest=cache.get("kv_offloading_size", "None") == "None",
         )
 
     def _cache_config(self) -> Mapping[str, Any]:
@@ -267,7 +271,13 @@ def _native_facts(info: Mapping[str, Any]) -> ServerFacts:
         warning=off,
         version=_text(info, "prefixlab_version") or _text(info, "version"),
         simulated=_simulated(info),
+        forgets_oldest=_forgets_oldest(info),
     )
+
+
+def _forgets_oldest(info: Mapping[str, Any]) -> bool:
+    policy = _text(info, "eviction_policy") or _text(info, "radix_eviction_policy") or "lru"
+    return policy == "lru" and not info.get("enable_hierarchical_cache")
 
 
 def _simulated(info: Mapping[str, Any]) -> str | None:

@@ -36,21 +36,29 @@ class ExpectedHits:
     page_size: int
     capacity_tokens: int | None = None
 
-    def of(self, sketches: Sketches, wording: Wording) -> IntArray:
-        """Tokens served of each prompt, shape (n,)."""
-        total = sketches.prompt_tokens
+    def of(self, sketches: Sketches, wording: Wording | None = None) -> IntArray:
+        """Tokens served of each prompt, shape (n,). `wording`: what puts something around it, if anything."""
+        shared = sketches.shared_tokens if wording is None else shared_tokens(sketches, wording)
+        total, answered = sketches.prompt_tokens, sketches.prompt_tokens + sketches.output_tokens - 1
+        full, taken, at_end = (total - 1) // self.page_size, self._pages(total), self._pages(answered)
+        ideal = np.minimum(shared // self.page_size, full)
         if self.capacity_tokens is None:
-            shared = shared_tokens(sketches, wording)
-            return np.minimum(shared, total - 1) // self.page_size * self.page_size
-        cache = LruPages(self.capacity_tokens // self.page_size)
-        served = np.zeros(len(sketches), np.int64)
-        answered = total + sketches.output_tokens - 1
-        ends = (-(-total // self.page_size), -(-answered // self.page_size))
-        requests = _requests(sketches, wording, self.page_size)
-        columns = (((total - 1) // self.page_size).tolist(), ends[0].tolist(), ends[1].tolist())
-        for row, ((path, answer), *numbers) in enumerate(zip(requests, *columns, strict=True)):
+            return ideal * self.page_size
+        capacity = self.capacity_tokens // self.page_size
+        if (at_end - ideal).sum() <= capacity:  # nothing is ever forgotten
+            return ideal * self.page_size
+        cache, served = LruPages(capacity), np.zeros(len(sketches), np.int64)
+        requests = zip(
+            _requests(sketches, wording, self.page_size),
+            *(column.tolist() for column in (full, taken, at_end)),
+            strict=True,
+        )
+        for row, ((path, answer), *numbers) in enumerate(requests):
             served[row] = cache.serve(path, answer, *numbers)
         return served * self.page_size
+
+    def _pages(self, tokens: IntArray) -> IntArray:
+        return -(-tokens // self.page_size)
 
 
 class LruPages:
@@ -142,18 +150,20 @@ class _Paths:
 
 
 def _requests(
-    sketches: Sketches, wording: Wording, page_size: int
+    sketches: Sketches, wording: Wording | None, page_size: int
 ) -> Iterator[tuple[list[Extent], list[Extent]]]:
     """Of each request the extents of its prompt, and of the answer to it; no extent is empty."""
-    content, total, num_requests = fit(sketches, wording), sketches.prompt_tokens, len(sketches)
+    content = sketches if wording is None else fit(sketches, wording)
+    num_head, num_tail = (0, 0) if wording is None else (wording.num_head_tokens, wording.num_tail_tokens)
+    total, num_requests = sketches.prompt_tokens, len(sketches)
     answered = total + sketches.output_tokens
     before = np.full(num_requests, NOBODY)
     if sketches.continues is not None and sketches.after is not None:
         before[sketches.continues] = sketches.after[sketches.continues]
-    begins = np.full(num_requests, wording.num_head_tokens)
+    begins = np.full(num_requests, num_head)
     later = before >= 0
     begins[later] = answered[before[later]]
-    ends = np.where(later, total, total - wording.num_tail_tokens)
+    ends = np.where(later, total, total - num_tail)
     pieces = _of_pieces(content, begins, (total - 1) // page_size, page_size)
     # Behind the pieces: a template's tail, as far as it may be read and beyond; then the answer, and the page
     # that its last token fills, which only a prompt that continues it brings into the cache.
@@ -161,7 +171,7 @@ def _requests(
     prompts = _numbered(content.trie.nodes[content.starts[1:] - 1], content.sizes[content.starts[1:] - 1])
     tails = num_keys + 2 * prompts
     answers = num_keys + 2 * (num_requests + _numbered(prompts, sketches.output_tokens))
-    head = (num_keys + 4 * num_requests, wording.num_head_tokens // page_size)
+    head = (num_keys + 4 * num_requests, num_head // page_size)
     bounds = [
         tokens // page_size for tokens in (ends, np.maximum(total - 1, ends), total, answered - 1, answered)
     ]
