@@ -44,11 +44,11 @@ class CsvColumns:
 
 def read_csv(source: Source, form: Format, wanted: CsvColumns, asked: Asked) -> Trace:
     """A trace of lengths and, where the header has the column, times."""
-    lines = source.lines()
-    _, text = next(lines, (0, b""))
+    number, text = source.head()
+    lines = islice(source.lines(), 1, None)
     header = [name.strip() for name in _split(text.decode())]
     if problem := form.problem_with(header, asked.ignore_fields):
-        raise ConfigError(f"{source.at(1)}: {problem}")
+        raise ConfigError(f"{source.at(number)}: {problem}")
     has_times = wanted.time in header
     parts: list[tuple[IntArray, IntArray, IntArray, IntArray]] = []
     num_kept = num_failed = 0
