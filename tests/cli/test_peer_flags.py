@@ -64,12 +64,17 @@ def test_every_flag_of_vllms_and_sglangs_clients_is_honoured_or_refused_by_name(
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--gsp-num-groups", "4"], "--gsp-num-groups is for the data set generated-shared-prefix"),
+        (
+            ["--gsp-num-groups", "4"],
+            "--gsp-num-groups is for --dataset-name generated-shared-prefix, not random",
+        ),
+        (["--gsp-num-turns", "4"], "--gsp-num-turns makes conversations: --dataset-name sessions has them"),
+        (["--gsp-send-routing-key"], "--gsp-send-routing-key sends a header for each group"),
         (["--lora-modules", "a", "b"], "--lora-modules chooses among LoRA modules"),
         (["--profile"], "--profile profiles the server"),
         (["--disable-stream"], "--disable-stream asks for answers in one piece"),
         (["--probe-request-rate", "2"], "--probe-request-rate sends probes beside the load"),
-        (["--dataset-name", "sharegpt"], "--dataset-name sharegpt comes in a later version"),
+        (["--dataset-name", "spec_bench"], "--dataset-name spec_bench comes in a later version"),
         (["--dataset-name", "shargpt"], "did you mean 'sharegpt'"),
         (["--backend", "openai-embeddings"], "--backend openai-embeddings: there is"),
         (["--mooncake-num-rounds", "2"], "--mooncake-num-rounds: invalid choice: '2' (choose from '1')"),

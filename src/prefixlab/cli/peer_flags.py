@@ -32,6 +32,7 @@ ANYWAY: Mapping[str, str] = {
     "--skip-tokenizer-init": "no tokenizer is loaded here unless --tokenizer names one",
     "--no-stream": "data sets are read whole here",
     "--cache-report": "cached tokens are always reported here",
+    "--gsp-fast-prepare": "tokens are made up here, and none is counted again",
     "--rust-client": "the sockets have a loop of their own here",
 }
 """Flags without a value that ask for what is done anyway."""
@@ -46,11 +47,9 @@ _FAMILIES: tuple[tuple[str, str], ...] = (
     ("--asr-", _LATER.format("hf (speech)")),
     ("--bfcl-", _LATER.format("hf (BFCL)")),
     ("--blazedit-", _LATER.format("hf (blazedit)")),
-    ("--gsp-", _LATER.format("generated-shared-prefix") + "; bench warm-cache sweeps a shared prefix"),
     ("--hf-", _LATER.format("hf")),
     ("--image-", _LATER.format("image")),
     ("--lora-", _LORA),
-    ("--prefix-repetition-", _LATER.format("prefix_repetition") + "; see --random-prefix-len"),
     ("--profile-", _PROFILING),
     ("--random-mm-", _LATER.format("random-mm")),
     ("--spec-bench-", _LATER.format("spec_bench")),
@@ -66,6 +65,8 @@ _REFUSED: Mapping[str, str] = {
     "--enable-multimodal-chat": "is for images, which come in a later version",
     "--fake-prefill": "is for SGLang's decode servers: send what they need with --extra-request-body",
     "--flush-cache-timeout": "is 30 s here: so long a server may take to become idle before it is emptied",
+    "--gsp-num-turns": "makes conversations: --dataset-name sessions has them, with --num-turns",
+    "--gsp-send-routing-key": "sends a header for each group: a router that matches prefixes needs none",
     "--logprob-start-len": "asks for log probabilities of the prompt: send it with --extra-request-body",
     "--mooncake-workload": "downloads a trace: prefixlab trace fetch does, and --dataset-path names the file",
     "--no-reranker": _LATER.format("random-rerank"),

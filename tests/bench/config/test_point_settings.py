@@ -13,7 +13,7 @@ import pytest
 from prefixlab.bench.config.dataset import DatasetConfig, LengthRange, SamplingConfig
 from prefixlab.bench.config.load import LoadConfig
 from prefixlab.bench.config.report import ReportConfig
-from prefixlab.bench.config.serve import SWEEPABLE, RequestConfig, ServeConfig
+from prefixlab.bench.config.serve import SWEEPABLE, WORKLOADS, RequestConfig, ServeConfig
 from prefixlab.bench.config.target import TargetConfig
 from prefixlab.core.errors import ConfigError
 
@@ -153,7 +153,7 @@ def test_sglangs_meaning_comes_with_its_backend_unless_said_otherwise() -> None:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"dataset_name": "sharegpt"}, "sharegpt comes in a later version"),
+        ({"dataset_name": "spec_bench"}, "spec_bench comes in a later version"),
         ({"dataset_name": "custom"}, "give --dataset-path"),
         ({"dataset_path": "x"}, "--dataset-path is for --dataset-name custom"),
         ({"num_prompts": 0}, "--num-prompts must be at least 1"),
@@ -303,7 +303,7 @@ def test_in_process_there_is_no_server_to_wait_for() -> None:
 def test_what_only_prompts_of_a_file_take_is_refused_with_random_ones(
     option: dict[str, Any], flag: str
 ) -> None:
-    with pytest.raises(ConfigError, match=f"^{flag} is for --dataset-name custom, not random"):
+    with pytest.raises(ConfigError, match=f"^{flag} is for --dataset-name custom.*, not random"):
         DatasetConfig(**option)
 
 
@@ -313,12 +313,43 @@ def test_what_only_prompts_of_a_file_take_is_refused_with_random_ones(
         ({"random_prefix_len": 3}, "--random-prefix-len"),
         ({"random_range_ratio": "0.5"}, "--random-range-ratio"),
         ({"range_ratio_of": "vllm"}, "--range-ratio-of"),
-        ({"prompt_form": "text"}, "--prompt-form"),
     ],
 )
 def test_what_only_random_prompts_take_is_refused_with_a_file(option: dict[str, Any], flag: str) -> None:
     with pytest.raises(ConfigError, match=f"^{flag} is for --dataset-name random, not custom"):
         DatasetConfig(dataset_name="custom", dataset_path="x", **option)
+
+
+def test_what_only_made_up_prompts_take_is_refused_with_a_file() -> None:
+    with pytest.raises(ConfigError, match=r"^--prompt-form is for made-up prompts, not custom"):
+        DatasetConfig(dataset_name="custom", dataset_path="x", prompt_form="text")
+    assert DatasetConfig(dataset_name="shared-prefix", prompt_form="text").prompt_form == "text"
+
+
+@pytest.mark.parametrize(
+    ("part", "option", "complaint"),
+    [
+        ("gsp", {"gsp_num_groups": 3}, "--gsp-num-groups is for --dataset-name generated-shared-prefix"),
+        ("shared_prefix", {"shared_pct": 10}, "--shared-pct is for --dataset-name shared-prefix"),
+        ("hit_rate", {"hit_rate": 0.1}, "--hit-rate is for --dataset-name hit-rate"),
+        (
+            "prefix_repetition",
+            {"prefix_repetition_num_prefixes": 3},
+            "--prefix-repetition-num-prefixes is for --dataset-name prefix_repetition",
+        ),
+    ],
+)
+def test_options_of_a_data_set_are_refused_with_another_and_may_be_swept(
+    part: str, option: dict[str, Any], complaint: str
+) -> None:
+    config_class = WORKLOADS[part]
+    with pytest.raises(ConfigError, match=f"^{complaint}, not random"):
+        ServeConfig(**{part: config_class(**option)})
+    (name,) = config_class.DATASETS
+    config = ServeConfig(dataset=DatasetConfig(dataset_name=name), **{part: config_class(**option)})
+    assert config.key() != ServeConfig(dataset=DatasetConfig(dataset_name=name)).key()
+    assert set(option) <= SWEEPABLE
+    assert ServeConfig.restore(json.loads(json.dumps(config.stored())), {}, {}) == config
 
 
 @pytest.mark.parametrize("option", [{"result_dir": "d"}, {"result_filename": "x"}])

@@ -167,7 +167,8 @@ class DatasetConfig:
             if self.dataset_name not in datasets and value != option.default:
                 negated = "no-" if value is False else ""
                 flag = f"--{negated}{option.name.replace('_', '-')}"
-                others = f"--dataset-name {' or '.join(datasets)}" if len(datasets) < 3 else "made-up prompts"
+                made_up = "random" in datasets and len(datasets) > 1
+                others = "made-up prompts" if made_up else f"--dataset-name {' or '.join(datasets)}"
                 raise ConfigError(f"{flag} is for {others}, not {self.dataset_name}")
 
     def ratios(self) -> tuple[float, float] | None:
