@@ -31,7 +31,7 @@ def words(shown: str) -> list[str]:
 
 
 def test_everything_is_shown(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sizes = ["--capacity", "4blocks", "1kB", "--kv-bytes-per-token", "20"]
+    sizes = ["--capacity", "4blocks,1kB", "--kv-bytes-per-token", "20"]
     assert main(["trace", "analyze", str(trace), *sizes]) == 0
     out, err = capsys.readouterr()
     lines = words(out)

@@ -8,8 +8,6 @@ Invariant: where the JSON goes to standard output, nothing else does.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,7 +15,6 @@ if TYPE_CHECKING:
 
     from prefixlab.bench.config.traces.analyze import AnalyzeConfig
     from prefixlab.bench.traces.analyze import Analysis
-    from prefixlab.bench.traces.hit_rates import OnProgress
     from prefixlab.bench.traces.trace import Trace
 
 SUMMARY = "what a trace is like: lengths, arrivals, who shares what, and hit rates against cache size"
@@ -74,31 +71,33 @@ def run(args: argparse.Namespace) -> int:
 
 def analyze_file(file: str, config: AnalyzeConfig) -> Analysis:
     from prefixlab.bench.traces.analyze import analyze
+    from prefixlab.cli.trace_progress import Counter
 
     trace = read(file, config)
     config.check_against(trace)
-    with progress(f"{len(trace.hash_ids):,} blocks") as on_progress:
+    with Counter("analyzing", "blocks") as counter:
         return analyze(
             trace,
             config.capacities(trace.block_size),
             kv_bytes_per_token=config.kv_bytes_per_token,
-            on_progress=on_progress,
+            on_progress=counter.update,
         )
 
 
 def read(file: str, config: AnalyzeConfig) -> Trace:
     from prefixlab.bench.traces.reading import read_trace
+    from prefixlab.cli.trace_progress import Counter
 
-    with progress(f"reading {file}") as on_progress:
+    with Counter("reading", "bytes") as counter:
         return read_trace(
             file,
             format=config.format,
             num_requests=config.num_requests or 0,
             block_size=config.block_size,
             session_interval_s=config.session_interval,
-            ignore_fields=config.ignore_fields,
+            ignore_fields=config.ignored,
             sort=config.sort,
-            on_read=lambda done, total: on_progress(done, total or 0),
+            on_read=counter.update,
         )
 
 
@@ -119,16 +118,3 @@ def write(file: Path, text: str) -> None:
         file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--json {file} cannot be written: {error.strerror}") from None
-
-
-@contextmanager
-def progress(what: str) -> Iterator[OnProgress]:
-    """A bar on stderr as long as the block, where somebody watches. A total of 0 is an unknown one."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(40), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total or None)

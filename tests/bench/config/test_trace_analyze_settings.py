@@ -23,7 +23,7 @@ from prefixlab.core.errors import ConfigError
     ],
 )
 def test_the_size_of_a_cache_is_told_in_blocks_tokens_or_bytes(text: str, blocks: int) -> None:
-    config = AnalyzeConfig(capacity=(text,), kv_bytes_per_token=131_072)
+    config = AnalyzeConfig(capacity=text, kv_bytes_per_token=131_072)
     (capacity,) = config.capacities(block_size=512)
     assert (capacity.asked, capacity.blocks) == (text, blocks)
 
@@ -31,12 +31,12 @@ def test_the_size_of_a_cache_is_told_in_blocks_tokens_or_bytes(text: str, blocks
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"capacity": ("many",)}, "--capacity 'many' is not the size of a cache"),
-        ({"capacity": ("5 GiB",)}, "--capacity '5 GiB'"),
-        ({"capacity": ("5gib",)}, "--capacity '5gib'"),
-        ({"capacity": ("-5",)}, "--capacity '-5'"),
-        ({"capacity": ("5GiB",)}, "--capacity 5GiB is in bytes: give --kv-bytes-per-token"),
-        ({"capacity": ("1e300",)}, "more than any cache"),
+        ({"capacity": "many"}, "--capacity 'many' is not the size of a cache"),
+        ({"capacity": "5 GiB"}, "--capacity '5 GiB'"),
+        ({"capacity": "5gib"}, "--capacity '5gib'"),
+        ({"capacity": "-5"}, "--capacity '-5'"),
+        ({"capacity": "5GiB"}, "--capacity 5GiB is in bytes: give --kv-bytes-per-token"),
+        ({"capacity": "1e300"}, "more than any cache"),
         ({"num_requests": 0}, "--num-requests must be at least 1, not 0"),
         ({"block_size": -1}, "--block-size"),
         ({"kv_bytes_per_token": 0}, "--kv-bytes-per-token"),
@@ -46,3 +46,10 @@ def test_the_size_of_a_cache_is_told_in_blocks_tokens_or_bytes(text: str, blocks
 def test_settings_that_make_no_sense_are_refused_by_name(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         AnalyzeConfig(**given)
+
+
+def test_lists_are_given_with_commas() -> None:
+    config = AnalyzeConfig(capacity="5, 20tokens,", ignore_fields="a,b")
+    assert [capacity.blocks for capacity in config.capacities(block_size=10)] == [5, 2]
+    assert config.ignored == ("a", "b")
+    assert AnalyzeConfig().capacities(block_size=10) == []

@@ -37,12 +37,12 @@ class AnalyzeConfig:
     session_interval: float = setting(
         DEFAULT_SESSION_INTERVAL_S, "seconds between the starts of sessions, where a trace has none"
     )
-    ignore_fields: tuple[str, ...] = setting((), "unknown fields to pass over", metavar="FIELD")
+    ignore_fields: str = setting("", "unknown fields or columns to pass over", metavar="NAME,…")
     sort: bool = setting(False, "put requests in the order of their times instead of refusing the file")
-    capacity: tuple[str, ...] = setting(
-        (),
+    capacity: str = setting(
+        "",
         "sizes of cache to look at besides: 20000 (blocks), 5e6tokens, or 80GiB with --kv-bytes-per-token",
-        metavar="SIZE",
+        metavar="SIZE,…",
     )
     kv_bytes_per_token: int | None = setting(
         None, "bytes of keys and values of one token, over all layers: tells sizes in bytes too"
@@ -63,12 +63,16 @@ class AnalyzeConfig:
         for name in ("capacity", "kv_bytes_per_token", "block_size"):
             if getattr(self, name) and not trace.has_ids:
                 raise ConfigError(
-                    f"--{name.replace('_', '-')}: {trace.name} names no blocks, so there is no cache to size"
+                    f"--{name.replace('_', '-')}: {trace.name} names no blocks, so it says nothing of caches"
                 )
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        return tuple(_words(self.ignore_fields))
 
     def capacities(self, block_size: int) -> list[Capacity]:
         """In blocks, a part of one not counted."""
-        return [Capacity(text, self._blocks(text, block_size)) for text in self.capacity]
+        return [Capacity(text, self._blocks(text, block_size)) for text in _words(self.capacity)]
 
     def _blocks(self, text: str, block_size: int) -> int:
         found = _SIZE.fullmatch(text)
@@ -88,3 +92,8 @@ class AnalyzeConfig:
         if not amount < 2**53:
             raise ConfigError(f"--capacity {text} is more than any cache holds")
         return int(amount)
+
+
+def _words(text: str) -> list[str]:
+    """A list with commas; of nothing, none."""
+    return [word.strip() for word in text.split(",") if word.strip()]
