@@ -41,6 +41,7 @@ VERBS: VerbTable = {
         "analyze": "prefixlab.cli.trace_analyze",
         "convert": "prefixlab.cli.trace_convert",
         "fetch": "prefixlab.cli.trace_fetch",
+        "synthesize": "prefixlab.cli.trace_synthesize",
     },
 }
 """Verb → module, or a table of further verbs."""
