@@ -86,6 +86,7 @@ def given_settings(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ConfigError: a backend that is none.
     """
+    from prefixlab.bench.config.dataset import OPTIONS_OF
     from prefixlab.bench.config.target import BACKENDS, DEFAULT_PORTS
     from prefixlab.cli import peer_flags
     from prefixlab.core.config import did_you_mean
@@ -97,7 +98,7 @@ def given_settings(args: argparse.Namespace) -> dict[str, Any]:
         if given["backend"] not in BACKENDS:
             known = [*BACKENDS, *peer_flags.BACKENDS]
             raise ConfigError(f"--backend {word}: there is {', '.join(BACKENDS)}{did_you_mean(word, known)}")
-        if word.startswith("sglang"):
+        if word.startswith("sglang") and given.get("dataset_name") in (None, *OPTIONS_OF["range_ratio_of"]):
             given.setdefault("range_ratio_of", "sglang")
     if given.get("served_model_name") is not None:
         given["model"] = given["served_model_name"]
@@ -110,7 +111,7 @@ def given_settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def name_servers(given: dict[str, Any]) -> None:
-    """--url, as --base-url and what there is besides. Raises ConfigError if servers are also named otherwise."""
+    """--url as --base-url, and what there is besides. ConfigError if servers are named otherwise too."""
     urls = [url.rstrip("/") for url in given["url"]]
     if also := [name for name in ("base_url", "host", "port") if name in given]:
         raise ConfigError(f"--url names the servers already: leave out --{also[0].replace('_', '-')}")
@@ -272,6 +273,7 @@ def describe_point(config: ServeConfig) -> str:
     """What would be sent, in one line."""
     from prefixlab.bench.report.console import counted
     from prefixlab.bench.runs.point import tokens_of
+    from prefixlab.bench.runs.sessions import has_sessions, num_arriving
 
     planned = planned_outline(config)
     prompt, output = tokens_of(planned)
@@ -279,8 +281,10 @@ def describe_point(config: ServeConfig) -> str:
     repeats = f"{config.load.repeats} times " if config.load.repeats > 1 else ""
     arriving = f" over {planned.last_arrival_s:,.1f} s" if planned.last_arrival_s else ""
     limit = "" if config.load.duration is None else f", nothing after {config.load.duration:g} s"
+    sketches = planned.workload.sketches
+    sessions = f" of {counted(num_arriving(planned.workload), 'session')}" if has_sessions(sketches) else ""
     return (
-        f"{repeats}{counted(planned.num_requests, 'request')}{arriving}, {config.load.describe()}{limit}; "
+        f"{repeats}{counted(planned.num_requests, 'request')}{sessions}{arriving}, {config.load.describe()}{limit}; "
         f"{tokens}, {counted(output, 'output token')}"
     )
 

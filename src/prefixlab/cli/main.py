@@ -35,6 +35,7 @@ VERBS: VerbTable = {
         "sweep": "prefixlab.cli.bench_sweep",
         "trace": "prefixlab.cli.bench_trace",
         "sessions": "prefixlab.cli.bench_sessions",
+        "prefix-ratio": "prefixlab.cli.bench_prefix_ratio",
         "calibrate": "prefixlab.cli.bench_calibrate",
     },
     "trace": {

@@ -50,10 +50,13 @@ def prefix_ratio_workload(config: PrefixRatioConfig, shape: PrefixRatioShape, *k
         raise ConfigError(
             f"--isl {shape.isl} at ratio {config.prefix_ratio:g} leaves prompts without a token"
         )
-    notes = [
-        f"prompts of {prefix_len + rest_len:,} tokens, {prefix_len:,} of them one of "
-        f"{config.num_prefix_prompts:,} prefixes, which each request chooses at random"
-    ]
+    shared = (
+        f"{prefix_len:,} of them one of {config.num_prefix_prompts:,} prefixes, which each request chooses at "
+        "random"
+        if prefix_len
+        else "nothing shared"
+    )
+    notes = [f"prompts of {prefix_len + rest_len:,} tokens, {shared}"]
     if prefix_len + rest_len != shape.isl:
         notes.append(
             f"ratio {config.prefix_ratio:g} of --isl {shape.isl:,} is {prefix_len:,} and {rest_len:,} "
