@@ -22,7 +22,6 @@ from prefixlab.bench.traces.public import PublicTrace
 from prefixlab.bench.traces.reading import detect_format
 from prefixlab.core.errors import ConfigError, PrefixlabError
 
-CHUNK_BYTES = 1 << 18
 TIMEOUT_S = 30.0
 """Without a byte, on connecting or in the middle."""
 
@@ -206,7 +205,9 @@ def _attempt(client: httpx.Client, trace: PublicTrace, part: Path, known: Path, 
         length = response.headers.get("content-length")
         total = done + int(length) if length is not None else None
         with part.open("ab" if goes_on else "wb") as file:
-            for chunk in response.iter_raw(CHUNK_BYTES):
+            for (
+                chunk
+            ) in response.iter_raw():  # as it comes: pieces of one size would lose the last at a break
                 file.write(chunk)
                 done += len(chunk)
                 on_bytes(done, total)
