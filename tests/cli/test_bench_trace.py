@@ -150,7 +150,7 @@ def test_a_trace_of_fewer_requests_than_asked_for_is_told(
 ) -> None:
     words = ["--base-url", fake_server.url, "--num-prompts", "7", "--speedup", "10"]
     assert main(["bench", "trace", str(trace), *words]) == 0
-    assert "note: 6 of --num-prompts 7 arrive: times of the trace end before" in capsys.readouterr().out
+    assert "note: the trace has 6 requests for --num-prompts 7" in capsys.readouterr().out
 
 
 def test_strict_turns_a_mismatch_into_exit_code_3(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from prefixlab.bench.config.serve import ServeConfig
-from prefixlab.bench.runs.point import CHAT, Asker, Outline, outline
+from prefixlab.bench.runs.point import CHAT, Asker, Outline
 from prefixlab.bench.targets.endpoint import Endpoint
 from prefixlab.bench.workloads.files.custom import content_of
 from prefixlab.core.errors import ConfigError
@@ -20,10 +20,11 @@ from prefixlab.core.seams import Tokenizer
 
 def check_point(endpoint: Endpoint, config: ServeConfig, tokenizer: Tokenizer | None) -> None:
     """Raises ConfigError if files cannot be read, or the requests cannot be made or do not fit the server."""
-    planned = outline(config, tokenizer=tokenizer)
+    asker = Asker(endpoint, config, tokenizer)
+    planned = asker.outline()
     check_lengths(endpoint, planned)
     if planned.workload.made_up is not None:
-        next(Asker(endpoint, config, tokenizer).requests(planned, 0, 0))
+        next(asker.requests(planned, 0, 0))
         return
     one_of_each = {(row.token_ids is None, row.messages is None): row for row in planned.workload.rows}
     for row in one_of_each.values():

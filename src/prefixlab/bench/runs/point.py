@@ -24,6 +24,7 @@ from prefixlab.bench.config.sessions import SessionsConfig
 from prefixlab.bench.loadgen.plan import Load, Planned
 from prefixlab.bench.runs.making import default_num_prompts, make_workload
 from prefixlab.bench.runs.sessions import is_continuing, places_in_sessions, spread
+from prefixlab.bench.runs.trace import with_room
 from prefixlab.bench.targets.endpoint import Endpoint
 from prefixlab.bench.workloads.arrivals import FloatArray
 from prefixlab.bench.workloads.expected import ExpectedHits
@@ -130,6 +131,15 @@ class Asker:
     endpoint: Endpoint
     config: ServeConfig
     tokenizer: Tokenizer | None = None
+    knows_head: bool = False
+    """Something is sent before the first request: the server has seen what a chat template begins with."""
+
+    def outline(self, repeat: int = 0) -> Outline:
+        """Of a repeat, made to hold what the wording puts around the content of prompts."""
+        planned = outline(self.config, repeat, self.tokenizer)
+        if planned.workload.recorded is None:
+            return planned
+        return replace(planned, workload=with_room(planned.workload, self.wording))
 
     def requests(self, outline: Outline, repeat: int, salt: int) -> Iterator[Planned]:
         """The plan, made as it is read."""
@@ -254,7 +264,7 @@ class Asker:
         if self.endpoint.page_size is None:
             return [None] * len(sketches)
         hits = ExpectedHits(self.endpoint.page_size, self._capacity_tokens)
-        served: list[int] = hits.of(sketches, wording).tolist()
+        served: list[int] = hits.of(sketches, wording, knows_head=self.knows_head).tolist()
         return served
 
     def capacity_note(self, outline: Outline) -> str | None:
@@ -291,10 +301,14 @@ class Asker:
 
     def _as_saved(self, workload: Workload, sketches: Sketches) -> Iterator[_Ask]:
         expected, totals = self.expected(sketches), sketches.prompt_tokens.tolist()
-        for row, found, num_tokens in zip(workload.rows, expected, totals, strict=True):
+        continuing = is_continuing(sketches).tolist()
+        columns = zip(workload.rows, expected, totals, continuing, strict=True)
+        for row, found, num_tokens, continues in columns:
+            if continues and row.token_ids is None and not self.is_chat:
+                raise ConfigError("conversations in words go on only on chat: use --backend openai-chat")
             ask = self._row_ask(row)
-            if workload.counted:
-                ask = replace(ask, num_prompt_tokens=num_tokens)
+            if workload.counted or continues:
+                ask = replace(ask, num_prompt_tokens=num_tokens if workload.counted else 0)
             if row.token_ids is not None:
                 ask = replace(ask, num_expected_cached_tokens=found)
             yield ask

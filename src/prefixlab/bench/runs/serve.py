@@ -118,7 +118,7 @@ class ServeRun:
     ) -> None:
         self._endpoint = endpoint
         self._config = config
-        self._asker = Asker(endpoint, config, tokenizer)
+        self._asker = Asker(endpoint, config, tokenizer, knows_head=cold or config.load.num_warmups > 0)
         self._folder = folder
         self._cold = cold
         self._swept = swept or {}
@@ -144,8 +144,7 @@ class ServeRun:
             KeyboardInterrupt: interrupted before anything was measured.
         """
         repeats = [
-            _Repeat(number, outline(self._config, number, self._asker.tokenizer))
-            for number in range(self._config.load.repeats)
+            _Repeat(number, self._asker.outline(number)) for number in range(self._config.load.repeats)
         ]
         check_lengths(self._endpoint, repeats[0].outline)
         self._take_up(repeats)
@@ -337,23 +336,23 @@ class ServeRun:
 
     def _fidelity(self, planned: Outline, result: PointResult) -> Fidelity | None:
         """Of a replay. Its prompts are made once more: nobody kept them."""
-        workload, wording = planned.workload, self._asker.wording
-        if workload.recorded is None or workload.sketches is None:
+        sent, wanted = planned.workload, outline(self._config).workload
+        if wanted.recorded is None or wanted.sketches is None or sent.sketches is None:
             return None
         return fidelity_of(
-            workload.recorded,
-            workload.sketches,
-            (prompt.token_ids for prompt in self._asker.prompts(workload.sketches, self._salt)),
+            wanted.recorded,
+            wanted.sketches,
+            (prompt.token_ids for prompt in self._asker.prompts(sent.sketches, self._salt)),
             result.table,
             timed=self._config.load.fixed_schedule is True,
             num_repeats=len(result.runs),
-            num_template_tokens=wording.num_head_tokens,
+            num_template_tokens=self._asker.wording.num_head_tokens,
         )
 
     def _table(self, repeat: _Repeat) -> RecordTable:
         """Of later turns of sessions, what to expect is known only now that they were answered."""
         sketches = repeat.outline.workload.sketches
-        if sketches is None or sketches.continues is None or not isinstance(self._asker.wording, IdWording):
+        if sketches is None or sketches.continues is None or self._asker.is_chat:
             return repeat.table
         ids = self._asker.request_ids(repeat.outline, repeat.number)
         return corrected(repeat.table, sketches, ids, self._endpoint.expected_cached_tokens)
@@ -386,6 +385,8 @@ class ServeRun:
         if asked is not None and planned.num_requests < asked:
             why = self._config.load.arrivals() or "the data set"
             few = f"{planned.num_requests:,} of --num-prompts {asked:,} arrive: {why} end before"
+            if planned.workload.recorded is not None:
+                few = f"the trace has {planned.num_requests:,} requests for --num-prompts {asked:,}"
             return [few, *self._prompt_notes(planned)]
         return self._prompt_notes(planned)
 

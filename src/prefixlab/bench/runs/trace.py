@@ -8,6 +8,7 @@ Invariant: the same file and settings make the same workload; while a file does 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,9 +23,14 @@ from prefixlab.bench.traces.fitting import Fitting, choose_requests, fit_trace
 from prefixlab.bench.traces.formats.format import DEFAULT_SESSION_INTERVAL_S
 from prefixlab.bench.traces.reading import read_trace
 from prefixlab.bench.traces.trace import Trace
+from prefixlab.bench.workloads.sketch import Sketches
+from prefixlab.bench.workloads.wording import Wording
 from prefixlab.bench.workloads.workload import Workload
 
 LENGTH_FLAGS = "the trace's lengths, --length-scale, --max-len, --max-isl and --max-osl"
+
+ROOM = 3
+"""Tokens that are enough to tell any number of prompts apart, in any vocabulary of words."""
 
 
 def trace_workload(config: ServeConfig, count: int | None) -> Workload:
@@ -123,3 +129,64 @@ def within_limits(config: ServeConfig, endpoint: Endpoint) -> ServeConfig:
         return config
     longest = limit if chosen is None else min(chosen, limit)
     return replace(config, trace=replace(config.trace, max_len=longest))
+
+
+def with_room(workload: Workload, wording: Wording) -> Workload:
+    """Where a chat template needs more of a prompt's first or last block than it has: with the blocks beside
+    it in one piece.
+
+    Prompts keep their lengths, but for those shorter than the template; where blocks were joined they share
+    some tokens less. How many still share what the trace says, the fidelity of the run tells.
+    """
+    head, tail = wording.num_head_tokens, wording.num_tail_tokens
+    sketches = workload.sketches
+    if not (head or tail) or workload.recorded is None or sketches is None:
+        return workload
+    roomy = _joined(sketches, head + ROOM, tail + ROOM)
+    num_longer = int((roomy.prompt_tokens > sketches.prompt_tokens).sum())
+    notes = [f"{counted(num_longer, 'prompt')} made longer, to hold the chat template"] if num_longer else []
+    return replace(workload, sketches=roomy, notes=(*workload.notes, *notes))
+
+
+@lru_cache(maxsize=2)
+def _joined(sketches: Sketches, least_first: int, least_last: int) -> Sketches:
+    """With first pieces of at least so many tokens, and last ones."""
+    sizes, nodes = sketches.sizes.tolist(), sketches.trie.nodes.tolist()
+    bounds = list(itertools.pairwise(sketches.starts.tolist()))
+    # Blocks whose end a short last piece takes: it is split off wherever the block stands, so that all the
+    # rest of it goes on being shared.
+    split: dict[int, int] = {}
+    for start, stop in bounds:
+        last, at = sizes[stop - 1], stop - 2
+        while last < least_last and at >= start:
+            if sizes[at] > least_last:
+                split[nodes[at]] = sizes[at] - least_last
+                break
+            last, at = last + sizes[at], at - 1
+    names: dict[tuple[int, ...], int] = {}  # of parts that were split off and of pieces joined at the front
+    least_name = int(sketches.keys.max(initial=0)) + 1
+    rows = []
+    for number, (start, stop) in enumerate(bounds):
+        pieces: list[tuple[int, int]] = []
+        for key, size, node in zip(
+            sketches.keys[start:stop].tolist(), sizes[start:stop], nodes[start:stop], strict=True
+        ):
+            kept = min(size, split.get(node, size))
+            pieces.append((key, kept))
+            if kept < size:
+                pieces.append((least_name + names.setdefault((node,), len(names)), size - kept))
+        path = [pieces[0][0]]
+        while pieces[0][1] < least_first and len(pieces) > 1:
+            path.append(pieces[1][0])
+            joined = least_name + names.setdefault((-1, *path), len(names))
+            pieces[:2] = [(joined, pieces[0][1] + pieces[1][1])]
+        is_short = False
+        while pieces[-1][1] < least_last and len(pieces) > 1:
+            is_short = True
+            pieces[-2:] = [(0, pieces[-2][1] + pieces[-1][1])]
+        least = least_first + least_last if len(pieces) == 1 else least_last
+        if is_short or pieces[-1][1] < least:
+            pieces[-1] = (-1 - number, max(pieces[-1][1], least))
+        rows.append(pieces)
+    columns = {name: getattr(sketches, name) for name in ("offsets_s", "session_ids", "turns")}
+    return Sketches.of(rows, sketches.output_tokens.tolist(), **columns)
