@@ -19,6 +19,7 @@ from prefixlab.bench.config.sharing import DEFAULT_PAGE_SIZE
 from prefixlab.bench.report.console import counted
 from prefixlab.bench.runs.sessions import num_arriving
 from prefixlab.bench.runs.trace import trace_workload, traces_of
+from prefixlab.bench.workloads.files.conversations import holds_conversations, talks_workload
 from prefixlab.bench.workloads.files.custom import Row, choose_rows, read_rows
 from prefixlab.bench.workloads.files.messages import read_messages
 from prefixlab.bench.workloads.files.saved import saved_workload
@@ -27,6 +28,7 @@ from prefixlab.bench.workloads.generators.hit_rate import CacheSize, hit_rate_wo
 from prefixlab.bench.workloads.generators.prefix_ratio import PrefixRatioShape, prefix_ratio_workload
 from prefixlab.bench.workloads.generators.random import RandomShape, random_workload
 from prefixlab.bench.workloads.generators.sessions import (
+    ThinkTime,
     made_up_sessions,
     recorded_workload,
     think_time,
@@ -42,6 +44,8 @@ from prefixlab.core.seams import Tokenizer
 ReadCounting = Callable[[Path, Tokenizer | None, int | None, int | None], tuple[Sequence[Row], Sequence[str]]]
 SHAREGPT_FLAGS = "the file's prompts, --sharegpt-output-len and --sharegpt-context-len"
 
+CHAT_ROOM = 64
+"""Tokens that a chat template may take at either end of a prompt."""
 Maker = Callable[[ServeConfig, int | None], Workload]
 """Args: the point's settings; how many requests are wanted, None: as many as the workload itself decides."""
 
@@ -151,7 +155,8 @@ def _hit_rate(config: ServeConfig, count: int | None) -> Workload:
     hits = config.hit_rate
     page_size = hits.hit_rate_page_size or config.target.page_size or DEFAULT_PAGE_SIZE
     cache = CacheSize(page_size, hits.hit_rate_capacity)
-    return hit_rate_workload(hits, cache, count, config.dataset.seed, config.key())
+    room = CHAT_ROOM if config.target.backend == "openai-chat" else 0
+    return hit_rate_workload(hits, cache, count, config.dataset.seed, config.key(), room=room)
 
 
 def _generated_shared_prefix(config: ServeConfig, count: int | None) -> Workload:
@@ -163,6 +168,17 @@ def _sessions(config: ServeConfig, count: int | None) -> Workload:
     options, key = config.sessions, (config.dataset.seed, config.key())
     if config.dataset.dataset_path is None:
         return made_up_sessions(options, count, *key)
+    in_words = holds_conversations(_path(config))
+    options.check_file(config.trace, in_words=in_words)
+    if in_words:
+        return talks_workload(
+            _path(config),
+            options.turn_output_len,
+            think_time(options) or ThinkTime(0.0),
+            *key,
+            num_sessions=count,
+            num_turns=options.num_turns,
+        )
     unfitted, trace = traces_of(config)
     return recorded_workload(
         trace,

@@ -22,7 +22,9 @@ from prefixlab.bench.workloads.sketch import NOBODY, IntArray, Sketches
 from prefixlab.bench.workloads.wording import Wording
 
 Extent = tuple[int, int]
-"""A run of pages that stand or fall together: what it is known by, and how many pages."""
+"""A run of pages that are used together: what it is known by, and how many pages."""
+_HEAD = -1
+"""Of the pages that a template begins every prompt with."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +38,27 @@ class ExpectedHits:
     page_size: int
     capacity_tokens: int | None = None
 
-    def of(self, sketches: Sketches, wording: Wording | None = None) -> IntArray:
-        """Tokens served of each prompt, shape (n,). `wording`: what puts something around it, if anything."""
+    def of(self, sketches: Sketches, wording: Wording | None = None, *, knows_head: bool = False) -> IntArray:
+        """Tokens served of each prompt, shape (n,).
+
+        Args:
+            wording: what puts something around it, if anything.
+            knows_head: the cache has seen what `wording` begins every prompt with.
+        """
         shared = sketches.shared_tokens if wording is None else shared_tokens(sketches, wording)
+        num_head_pages = 0 if wording is None or not knows_head else wording.num_head_tokens // self.page_size
+        shared = shared + np.where(np.arange(len(shared)) == 0, num_head_pages * self.page_size, 0)
         total, answered = sketches.prompt_tokens, sketches.prompt_tokens + sketches.output_tokens - 1
         full, taken, at_end = (total - 1) // self.page_size, self._pages(total), self._pages(answered)
         ideal = np.minimum(shared // self.page_size, full)
         if self.capacity_tokens is None:
             return ideal * self.page_size
         capacity = self.capacity_tokens // self.page_size
-        if (at_end - ideal).sum() <= capacity:  # nothing is ever forgotten
+        if num_head_pages + (at_end - ideal).sum() <= capacity:  # nothing is ever forgotten
             return ideal * self.page_size
         cache, served = LruPages(capacity), np.zeros(len(sketches), np.int64)
+        if num_head_pages:
+            cache.serve([(_HEAD, num_head_pages)], (), 0, num_head_pages, num_head_pages)
         requests = zip(
             _requests(sketches, wording, self.page_size),
             *(column.tolist() for column in (full, taken, at_end)),
@@ -171,7 +182,7 @@ def _requests(
     prompts = _numbered(content.trie.nodes[content.starts[1:] - 1], content.sizes[content.starts[1:] - 1])
     tails = num_keys + 2 * prompts
     answers = num_keys + 2 * (num_requests + _numbered(prompts, sketches.output_tokens))
-    head = (num_keys + 4 * num_requests, num_head // page_size)
+    head = (_HEAD, num_head // page_size)
     bounds = [
         tokens // page_size for tokens in (ends, np.maximum(total - 1, ends), total, answered - 1, answered)
     ]

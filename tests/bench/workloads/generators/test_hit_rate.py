@@ -70,6 +70,18 @@ def test_what_cannot_be_reached_is_said() -> None:
     assert reached(sketches, CacheSize(16, None)) == pytest.approx(said, abs=1e-4)
 
 
+def test_room_for_a_chat_template_is_left_at_both_ends() -> None:
+    config = HitRateConfig(hit_rate=0.5, hit_rate_len=256)
+    workload = hit_rate_workload(config, CacheSize(1, 3000), 300, 1, room=30)
+    assert workload.sketches is not None
+    sketches = workload.sketches
+    assert sketches.sizes[sketches.starts[:-1]].min() >= 30
+    assert sketches.sizes[sketches.starts[1:] - 1].min() >= 30
+    assert reached(sketches, CacheSize(1, 3000)) == pytest.approx(0.5, abs=0.002)
+    short = hit_rate_workload(HitRateConfig(hit_rate_len=40), CacheSize(1, None), 10, 1, room=30)
+    assert short.sketches is not None and not short.sketches.shared_tokens.any()
+
+
 def test_prompts_no_longer_than_a_page_share_nothing() -> None:
     sketches, said = make(0.5, CacheSize(512, None), 5)
     assert said == 0 and not sketches.shared_tokens.any()

@@ -43,11 +43,14 @@ class CacheSize:
         return f"a cache {held}, {self.page_size} to a page"
 
 
-def hit_rate_workload(config: HitRateConfig, cache: CacheSize, count: int | None, *key: int) -> Workload:
+def hit_rate_workload(
+    config: HitRateConfig, cache: CacheSize, count: int | None, *key: int, room: int = 0
+) -> Workload:
     """Prompts of one length. Some are new, so that the others, which make up for them, go back to many.
 
     Args:
         key: whole numbers ≥ 0 that draws depend on.
+        room: tokens at both ends of a prompt that are left whole, for a chat template.
 
     Raises:
         ConfigError: the cache does not hold one request.
@@ -56,7 +59,7 @@ def hit_rate_workload(config: HitRateConfig, cache: CacheSize, count: int | None
     length, outputs, rate = config.hit_rate_len, config.hit_rate_output_len, config.hit_rate
     if cache.capacity_tokens is not None:
         _check_fits(length + outputs - 1, cache)
-    revisits = _Revisits(length, outputs, cache)
+    revisits = _Revisits(length, outputs, cache, room)
     draws = Draws(*key).uniform((1 + NUM_TRIES) * count).reshape(count, -1)
     # The last ones leave nothing to make up for: so many as it takes at most.
     spare = revisits.most_shared - rate * length
@@ -87,7 +90,7 @@ def _check_fits(num_tokens: int, cache: CacheSize) -> None:
 class _Revisits:
     """Prompts by steps: each prompt knows whose every step is, so that equal beginnings are equal."""
 
-    def __init__(self, length: int, outputs: int, cache: CacheSize) -> None:
+    def __init__(self, length: int, outputs: int, cache: CacheSize, room: int) -> None:
         page_size = cache.page_size
         readable = (length - 1) // page_size
         self._length = length
@@ -95,8 +98,10 @@ class _Revisits:
         self._page_size = page_size
         self._readable = readable
         self._step_pages = max(1, _ceil(readable, MAX_STEPS))
-        self._num_steps = readable // self._step_pages
+        step_tokens = self._step_pages * page_size
+        self._num_steps = max(0, min(readable // self._step_pages, (length - room) // step_tokens))
         """Steps that can be shared. Each prompt has more tokens of its own behind them."""
+        self._fewest_steps = _ceil(room, step_tokens)
         self._own_pages = readable - self._num_steps * self._step_pages, length // page_size - readable
         self._answer_pages = (length + outputs - 1) // page_size - length // page_size
         self._peaks = _ceil(length, page_size), _ceil(length + outputs - 1, page_size)
@@ -122,6 +127,8 @@ class _Revisits:
         number = len(self._owners)
         steps = min(self._num_steps, max(0, round(wanted_tokens / (self._step_pages * self._page_size))))
         owners = np.full(self._num_steps, number)
+        if steps < self._fewest_steps:
+            steps = self._fewest_steps if 2 * steps >= self._fewest_steps <= self._num_steps else 0
         if number and steps:
             owners[:steps] = self._owners[self._choose(steps, draws)][:steps]
             self._cuts[int(owners[steps - 1])].add(steps)
