@@ -35,11 +35,12 @@ def configure(parser: Parser) -> None:
 
     parser.description = (
         f"{SUMMARY}.\n\nEach prompt is one of --num-prefix-prompts prefixes of int(isl·R) tokens, chosen at "
-        "random, and int(isl·(1-R)) tokens of its own. The ratio is of lengths: of these R·100 % the cache can "
-        "serve only what is no prefix's first time, in whole pages. Lengths are exact unless --isl-stddev or "
-        f"--osl-stddev say otherwise. Defaults: --isl {defaults.DEFAULT_ISL}, --osl {defaults.DEFAULT_OSL}, "
-        f"--requests {defaults.DEFAULT_REQUESTS}, --concurrency {defaults.DEFAULT_CONCURRENCY}, --seed "
-        f"{defaults.DEFAULT_SEED}, one more for each further ratio. Every ratio starts from a cold cache, as "
+        "random, and int(isl·(1-R)) tokens of its own. The ratio is of lengths: of these R·100 % the cache "
+        "can serve only what is no prefix's first time, in whole pages. Lengths are exact unless "
+        f"--isl-stddev or --osl-stddev say otherwise. Defaults: --isl {defaults.DEFAULT_ISL}, --osl "
+        f"{defaults.DEFAULT_OSL}, --requests {defaults.DEFAULT_REQUESTS}, --concurrency "
+        f"{defaults.DEFAULT_CONCURRENCY}, --seed {defaults.DEFAULT_SEED}, one more for each further ratio. "
+        "Every ratio starts from a cold cache, as "
         "far as the server can be emptied.\n\nSeveral --url are asked at the same time: each gets its part "
         "of the requests (what is left over goes to the first) and of the concurrency (at least 1), and "
         "percentiles are of all requests together. Without a server an embedded engine is started and "

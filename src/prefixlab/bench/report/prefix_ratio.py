@@ -167,15 +167,15 @@ def write_picture(path: Path, points: Sequence[RatioPoint], *, title: str) -> No
         _banded(ttft, "Time to first token", "median, ms", points, lambda point: point.ttft_s, ORANGE)
         _banded(itl, "Inter-token latency", "median, ms", points, lambda point: point.itl_s, ORANGE)
         _line(throughput, [(point.ratio, point.output_throughput) for point in points], BLUE)
-        _dress(throughput, "Throughput", "output tokens/s")
+        highest = max((point.output_throughput or 0.0 for point in points), default=0.0)
+        _dress(throughput, "Throughput", "output tokens/s", highest=highest)
         expected = [(point.ratio, _scaled(point.expected_hit_rate, 100)) for point in points]
         measured = [(point.ratio, _scaled(point.hit_rate, 100)) for point in points]
         hits.plot([0, 1], [0, 100], linestyle=":", color=MUTED, label="prefix ratio")
         _line(hits, expected, MUTED, label="expected", hollow=True)
         _line(hits, measured, BLUE, label="measured")
         hits.legend(frameon=False, loc="upper left")
-        _dress(hits, "Hit rate", "% of prompt tokens served from cache")
-        hits.set_ylim(0, 105)
+        _dress(hits, "Hit rate", "% of prompt tokens", highest=100)
         figure.suptitle(title, x=0.012, y=0.98, ha="left", fontsize=14, fontweight="bold")
         missing = [f"{point.ratio:g}" for point in points if point.result is None]
         failed = f"  NOT MEASURED: {', '.join(missing)}." if missing else ""
@@ -202,8 +202,7 @@ def _banded(
     ratios = [ratio for ratio, value in middle if value is not None]
     axes.fill_between(ratios, _known(low), _known(high), color=colour, alpha=0.15, linewidth=0)
     _line(axes, middle, colour)
-    _dress(axes, name, unit)
-    axes.set_ylim(0, 1.1 * max(_known(high), default=0.0) or 1.0)
+    _dress(axes, name, unit, highest=max(_known(high), default=0.0))
 
 
 def _line(
@@ -215,8 +214,8 @@ def _line(
     hollow: bool = False,
 ) -> None:
     ratios = [ratio for ratio, value in places if value is not None]
-    face = "white" if hollow else colour
-    axes.plot(ratios, _known(places), "o-", color=colour, mfc=face, linewidth=2, label=label or None)
+    size, face = (11, "white") if hollow else (6, colour)  # what is hollow lies beneath, and is seen around
+    axes.plot(ratios, _known(places), "o-", color=colour, mfc=face, ms=size, linewidth=2, label=label or None)
 
 
 def _known(places: Sequence[tuple[float, float | None]]) -> list[float]:
@@ -227,13 +226,13 @@ def _scaled(value: float | None, scale: float) -> float | None:
     return None if value is None else scale * value
 
 
-def _dress(axes: Any, name: str, unit: str) -> None:
+def _dress(axes: Any, name: str, unit: str, *, highest: float) -> None:
     axes.set_title(name, loc="left", fontweight="bold")
     axes.set_ylabel(unit)
     axes.set_xlabel("prefix ratio")
     axes.set_xlim(-0.03, 1.03)
-    axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 10 else f"{value:g}")
+    axes.set_ylim(0, 1.1 * highest or 1.0)  # autoscaling leaves no room above
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):

@@ -172,6 +172,7 @@ class Asker:
             repeat=repeat,
             seed=self.config.dataset.seed,
             page_size=self.endpoint.page_size,
+            capacity_tokens=self._capacity_tokens,
             settings=self.config.stored(),
         )
         timed = outline.offsets_s is not None

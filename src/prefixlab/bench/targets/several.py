@@ -63,7 +63,8 @@ class SeveralEndpoints(Endpoint):
                 "url": ", ".join(one.url for one in endpoints),
                 "driver": SeveralDrivers([one.driver for one in endpoints]),
                 "control": SeveralControls(endpoints),
-                "facts": replace(first.facts, max_model_len=min(limits, default=None)),
+                # Each holds its own part of what is sent, so that no one capacity is that of all.
+                "facts": replace(first.facts, max_model_len=min(limits, default=None), capacity_tokens=None),
                 "wording": narrowest.wording,
                 "warnings": tuple(dict.fromkeys(warning for one in endpoints for warning in one.warnings)),
             },

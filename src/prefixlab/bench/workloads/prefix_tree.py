@@ -32,10 +32,18 @@ class PrefixTree:
         self._children: list[dict[int, int]] = [{}]
         self._ends = array("q")
         """Node where each prompt ends."""
+        self._roots: dict[int | None, int] = {None: _ROOT}
 
-    def add(self, tokens: TokenIds) -> None:
-        """The next prompt, shape (n,), at least one token."""
-        node, place = _ROOT, 0
+    def add(self, tokens: TokenIds, *, behind: int | None = None) -> None:
+        """The next prompt, shape (n,), at least one token.
+
+        Args:
+            behind: which earlier one it continues, its tokens being only what is new: it is compared with
+                what else continues that one.
+        """
+        if behind not in self._roots:
+            self._roots[behind] = self._new(_ALONE, None, 0)
+        node, place = self._roots[behind], 0
         while place < len(tokens):
             child = self._children[node].get(int(tokens[place]))
             if child is None:
@@ -58,7 +66,7 @@ class PrefixTree:
         for end in self._ends:
             path = []
             node = end
-            while node > _ROOT:
+            while node != _ALONE and self._sizes[node]:
                 path.append(node)
                 node = self._parents[node]
             alone = node == _ALONE
@@ -68,6 +76,7 @@ class PrefixTree:
         return np.array(starts, np.int64), np.array(keys, np.int64), np.array(sizes, np.int64)
 
     def _new(self, parent: int, tokens: TokenIds | None, size: int = 0) -> int:
+        """Of no tokens: where a tree begins, or a prompt nobody knows the tokens of."""
         number = len(self._parents)
         self._parents.append(parent)
         self._tokens.append(tokens)

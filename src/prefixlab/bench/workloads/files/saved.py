@@ -274,10 +274,10 @@ class _Columns:
         self._check(number, line, place)
         own = len(line.token_ids) if line.token_ids is not None else self._own_tokens(line)
         self.counted &= own > 0
-        if line.token_ids is None or line.continues:
+        if line.token_ids is None:
             self._tree.add_alone(max(1, own))
         else:
-            self._tree.add(as_token_ids(line.token_ids))
+            self._tree.add(as_token_ids(line.token_ids), behind=line.after if line.continues else None)
         self.output_tokens.append(line.output_tokens)
         self._whole.append(line.prompt_tokens)
         if line.offset_s is not None:

@@ -51,8 +51,8 @@ def prefix_ratio_workload(config: PrefixRatioConfig, shape: PrefixRatioShape, *k
             f"--isl {shape.isl} at ratio {config.prefix_ratio:g} leaves prompts without a token"
         )
     shared = (
-        f"{prefix_len:,} of them one of {config.num_prefix_prompts:,} prefixes, which each request chooses at "
-        "random"
+        f"{prefix_len:,} of them one of {config.num_prefix_prompts:,} prefixes, which each request chooses "
+        "at random"
         if prefix_len
         else "nothing shared"
     )
