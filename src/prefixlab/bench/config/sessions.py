@@ -18,6 +18,8 @@ from prefixlab.core.config import setting
 from prefixlab.core.errors import ConfigError
 
 THINK_TIMES = ("constant", "exponential", "lognormal")
+MADE_UP = ("turn_len", "system_len", "first_turn_len", "turn_range_ratio")
+"""Options that say what a file says."""
 DEFAULT_NUM_SESSIONS = 16
 DEFAULT_NUM_TURNS = 5
 
@@ -91,7 +93,7 @@ class SessionsConfig:
             if wrong := _changed(trace):
                 raise ConfigError(f"{_flag(wrong[0])} is for sessions of a file: give --dataset-path")
             return
-        made_up = [name for name in _changed(self) if name.startswith(("turn_", "first_turn_", "system_"))]
+        made_up = [name for name in _changed(self) if name in MADE_UP]
         if made_up:
             raise ConfigError(
                 f"{_flag(made_up[0])} is for made-up sessions; with --dataset-path the file says it"
@@ -100,6 +102,16 @@ class SessionsConfig:
             raise ConfigError(
                 "--speedup and --time-scale change the recorded think times, and --think-time replaces them: "
                 "give one"
+            )
+
+    def check_file(self, trace: TraceConfig, *, in_words: bool) -> None:
+        """A file of conversations in words is asked anew; a trace says how long all was. Raises ConfigError
+        for options of the other kind."""
+        if in_words and (wrong := _changed(trace)):
+            raise ConfigError(f"{_flag(wrong[0])} is for traces, and the file holds conversations in words")
+        if not in_words and "turn_output_len" in _changed(self):
+            raise ConfigError(
+                "--turn-output-len is for made-up sessions and for conversations in words; a trace says it"
             )
 
 

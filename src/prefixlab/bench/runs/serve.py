@@ -39,7 +39,6 @@ from prefixlab.bench.targets.cold_start import Coldness, ColdStart
 from prefixlab.bench.targets.endpoint import Endpoint
 from prefixlab.bench.traces.fidelity import Fidelity, fidelity_of
 from prefixlab.bench.verdict import CacheCheck, Verdict, check_cache, delivery_notes, first_failure
-from prefixlab.bench.workloads.wording import IdWording
 from prefixlab.core.clock import wall_time_label
 from prefixlab.core.errors import TargetError
 from prefixlab.core.seams import Tokenizer
@@ -127,6 +126,7 @@ class ServeRun:
         self._notes: list[str] = []
         self._notes_at_end: list[str] = []
         self._salt = 0
+        self._coldness: Coldness | None = None
         self._interrupted = False
         self._gone = gone
 
@@ -305,6 +305,7 @@ class ServeRun:
         if endpoint.facts.max_model_len is not None:
             size = min(size, endpoint.facts.max_model_len - 1)
         found = endpoint.start_cold(self._asker.probe(repeat.outline, size, self._salt + repeat.number))
+        self._coldness = found.coldness
         if found.coldness is Coldness.SALTED and not self._salt and repeat.outline.workload.made_up:
             self._salt = secrets.randbits(62) | 1
         note = cold_note(found, salted=bool(self._salt))
@@ -318,6 +319,7 @@ class ServeRun:
             assert len(table) == planned, f"{planned} requests planned, {len(table)} recorded"
         health = one_after_another(self._health)
         settings = point_settings(self._endpoint, self._config, repeats[0].outline, self._swept)
+        settings = replace(settings, facts={**settings.facts, **self._cache_facts()})
         simulated = self._endpoint.simulated
         notes = [*self._endpoint.warnings, *([simulated] if simulated else []), *self._notes]
         if self._interrupted:
@@ -333,6 +335,11 @@ class ServeRun:
             result = replace(result, check=self._check_of_known(tables, result.check))
         result = replace(result, fidelity=self._fidelity(repeats[0].outline, result))
         return replace(result, notes=(*result.notes, *self._result_notes(result)))
+
+    def _cache_facts(self) -> dict[str, Any]:
+        """What the server's cache was before, and in which unit it counts. A resumed run does not know."""
+        coldness = None if self._coldness is None else self._coldness.value
+        return {"page_size": self._endpoint.page_size, "cold_start": coldness, "salt": self._salt or None}
 
     def _fidelity(self, planned: Outline, result: PointResult) -> Fidelity | None:
         """Of a replay. Its prompts are made once more: nobody kept them."""
