@@ -66,6 +66,12 @@ def test_without_blocks_any_scale_will_do() -> None:
     assert fitted.notes == ("lengths scaled by 0.3",)
 
 
+def test_a_part_that_has_no_id_stays_a_part_when_scaled() -> None:
+    fitted, _ = fit_trace(a_trace((31, [0]), (31, [0, 5])), length_scale=0.25)
+    assert fitted.prompt_tokens.tolist() == [7, 8]
+    assert ids_of(fitted) == [[0], [0, 5]]
+
+
 def test_cutting_takes_the_end_of_prompts_and_counts_what_it_cut() -> None:
     fitted, fitting = fit_trace(a_trace((40, [0, 1, 2]), (20, [0, 9])), max_len=30)
     assert fitting.num_cut == 1

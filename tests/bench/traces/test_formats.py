@@ -69,6 +69,20 @@ def test_lines_without_ids_say_nothing_of_sharing_and_without_timestamps_nothing
     assert trace.sketches.shared_tokens.tolist() == [0, 0]
 
 
+def test_sessions_without_any_times_are_in_the_order_of_lines(tmp_path: Path) -> None:
+    bare = {"input_length": 40, "output_length": 5, "hash_ids": [0, 1, 2]}
+    turns = (
+        {**bare, "session_id": "x"},
+        {**bare, "session_id": "x", "delay": 5},
+        {**bare, "session_id": "x"},
+    )
+    trace = read_trace(write(tmp_path / "t", *turns), block_size=16)
+    assert not trace.has_times
+    assert trace.turns is not None and trace.turns.tolist() == [0, 1, 2]
+    assert trace.think_s is not None
+    np.testing.assert_array_equal(trace.think_s, [math.nan, 0.005, math.nan])
+
+
 def test_rows_of_sessions_may_stand_session_by_session_and_are_put_in_order_of_time(tmp_path: Path) -> None:
     path = write(
         tmp_path / "t",

@@ -33,6 +33,13 @@ SMALL = {
     "agentic": (AGENTIC,),
     "lengths": (LENGTHS, "40,5,45,8.0", "33,5,38,6.6"),
 }
+
+
+def block_size_of(name: str) -> int | None:
+    """Two lines are too few to infer it from."""
+    return None if FORMATS[name].is_csv else 16
+
+
 EACH_FORMAT = pytest.mark.parametrize("name", FORMATS)
 
 
@@ -176,9 +183,10 @@ WRONG = {
         ("2023-13-16 18:17:03,40,5", "TIMESTAMP cannot be"),
         (",40,5", "TIMESTAMP cannot be ''"),
         ("2022-11-16 18:17:03,40,5", "time goes back"),
+        ("2023-11-16 18:17:03.9799599,40,5", "time goes back, from 0 s to -1e-07 s"),
     ],
     "burstgpt": [
-        ("4,ChatGPT,40,5,45,API log", "time goes back, from 5 s to 4 s"),
+        ("4,ChatGPT,40,5,45,API log", "time goes back, from 0 s to -1 s"),
         ("nan,ChatGPT,40,5,45,API log", "Timestamp cannot be 'nan'"),
         ("inf,ChatGPT,40,5,45,API log", "Timestamp cannot be 'inf'"),
         ("6,ChatGPT,40,5,45,API log,", "7 columns"),
@@ -216,7 +224,7 @@ def test_a_wrong_line_is_named_with_file_and_line(
     lines = SMALL[name][:1] if not FORMATS[name].is_csv else SMALL[name][:2]
     path = write(tmp_path / "t", *lines, "", wrong)
     with pytest.raises(ConfigError, match=message) as caught:
-        read_trace(path, block_size=16)
+        read_trace(path, block_size=block_size_of(name))
     assert str(caught.value).startswith(f"{path}:{len(lines) + 2}: ")
 
 
@@ -253,12 +261,13 @@ def test_lines_merely_out_of_order_can_be_sorted(tmp_path: Path, name: str) -> N
     first, *rest = SMALL[name]
     lines = (first, *reversed(rest)) if FORMATS[name].is_csv else (*reversed(rest), first)
     path = write(tmp_path / "t", *lines)
+    size = block_size_of(name)
     with pytest.raises(ConfigError, match="time goes back"):
-        read_trace(path, block_size=16)
-    trace = read_trace(path, block_size=16, sort=True)
+        read_trace(path, block_size=size)
+    trace = read_trace(path, block_size=size, sort=True)
     assert trace.offsets_s.tolist() == [0, 3.5]
     assert trace.prompt_tokens.tolist()[0] == 40
-    assert read_trace(path, block_size=16, sort=True, num_requests=1).prompt_tokens.tolist() == [40]
+    assert read_trace(path, block_size=size, sort=True, num_requests=1).prompt_tokens.tolist() == [40]
 
 
 @EACH_FORMAT
@@ -266,8 +275,14 @@ def test_nothing_is_looked_at_behind_what_is_wanted(tmp_path: Path, name: str) -
     if name == "agentic":
         return  # sessions overlap in time: which requests come first is known at the end
     path = write(tmp_path / "t", *SMALL[name], "broken, but behind what is wanted")
-    assert len(read_trace(path, num_requests=2, block_size=16)) == 2
-    assert len(read_trace(path, num_requests=1, block_size=16)) == 1
+    size = block_size_of(name)
+    assert len(read_trace(path, num_requests=2, block_size=size)) == 2
+    assert len(read_trace(path, num_requests=1, block_size=size)) == 1
+
+
+def test_a_block_size_is_refused_where_there_are_no_blocks(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Azure's format, which has no blocks for --block-size"):
+        read_trace(write(tmp_path / "t", *SMALL["azure"]), block_size=16)
 
 
 def test_how_far_it_has_come_is_told(tmp_path: Path) -> None:
@@ -287,6 +302,7 @@ def test_how_far_it_has_come_is_told(tmp_path: Path) -> None:
         ({"block_size": 0}, "--block-size"),
         ({"num_requests": -1}, "negative"),
         ({"session_interval_s": -1.0}, "--session-interval"),
+        ({"session_interval_s": 5.0}, "Mooncake's format, whose times leave --session-interval no use"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(tmp_path: Path, given: dict[str, object], message: str) -> None:

@@ -205,9 +205,8 @@ def _attempt(client: httpx.Client, trace: PublicTrace, part: Path, known: Path, 
         length = response.headers.get("content-length")
         total = done + int(length) if length is not None else None
         with part.open("ab" if goes_on else "wb") as file:
-            for (
-                chunk
-            ) in response.iter_raw():  # as it comes: pieces of one size would lose the last at a break
+            # As it comes: cut into pieces of one size, the last would be lost when the connection breaks.
+            for chunk in response.iter_raw():
                 file.write(chunk)
                 done += len(chunk)
                 on_bytes(done, total)

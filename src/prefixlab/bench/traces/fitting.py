@@ -142,7 +142,11 @@ def fit_trace(
         notes.append(f"{num_changed:,} outputs raised or cut to {min_osl or 1:,} … {max_osl or 'any'} tokens")
     full, rest = np.divmod(trace.prompt_tokens, trace.block_size)
     if trace.has_ids:
-        prompt = np.maximum(1, full * block_size + _rounded(rest * length_scale))
+        part = _rounded(rest * length_scale)
+        # A part without an id must not grow to a block: a full block has one.
+        nameless = np.diff(trace.starts) == full
+        part[nameless] = np.minimum(part[nameless], block_size - 1)
+        prompt = np.maximum(1, full * block_size + part)
     else:
         prompt = np.maximum(1, _rounded(trace.prompt_tokens * length_scale))
     output = np.maximum(1, _rounded(bounded * length_scale))

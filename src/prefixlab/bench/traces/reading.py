@@ -62,6 +62,12 @@ def read_trace(
     asked = Asked(num_requests, block_size, session_interval_s, frozenset(ignore_fields), sort)
     with Source(path, on_read) as source:
         found = detect_format(source) if format is None else FORMATS[format]
+        if block_size is not None and found.is_csv:
+            raise ConfigError(f"{source.path} is of {found.title}, which has no blocks for --block-size")
+        if session_interval_s != DEFAULT_SESSION_INTERVAL_S and not found.lays_out_sessions:
+            raise ConfigError(
+                f"{source.path} is of {found.title}, whose times leave --session-interval no use"
+            )
         return found.read(source, asked)
 
 

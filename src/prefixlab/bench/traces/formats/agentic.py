@@ -152,5 +152,6 @@ FORMAT = Format(
     is_csv=False,
     required=("id", "block_size", "requests"),
     optional=("tool_tokens", "system_tokens"),
+    lays_out_sessions=True,
     read=read,
 )

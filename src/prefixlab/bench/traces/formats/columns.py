@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from prefixlab.bench.traces.formats.format import Asked
 from prefixlab.bench.traces.formats.source import Source
 from prefixlab.bench.traces.trace import Trace
-from prefixlab.bench.workloads.sketch import FloatArray, IntArray
+from prefixlab.bench.workloads.sketch import IntArray
 from prefixlab.core.errors import ConfigError
 
 MAX_BLOCK_BITS = 24
@@ -140,14 +139,6 @@ def check_block_counts(
             f"{source.at(int(lines[at]))}: {prompt[at]} tokens are {full[at]} full blocks of "
             f"{block_size}{part}, but {counts[at]} hash ids are given"
         )
-
-
-def check_times(source: Source, lines: IntArray, times_s: FloatArray) -> None:
-    """That none goes back."""
-    wrong: npt.NDArray[np.bool_] = np.diff(times_s) < 0
-    if wrong.any():
-        at = int(np.flatnonzero(wrong)[0]) + 1
-        raise time_goes_back(source, int(lines[at]), times_s[at], times_s[at - 1])
 
 
 def time_goes_back(source: Source, number: int, time_s: float, before_s: float) -> ConfigError:

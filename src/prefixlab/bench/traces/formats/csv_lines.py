@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from prefixlab.bench.traces.formats.columns import check_lengths, check_times
+from prefixlab.bench.traces.formats.columns import check_lengths, time_goes_back
 from prefixlab.bench.traces.formats.format import Asked, Format
 from prefixlab.bench.traces.formats.source import Source
 from prefixlab.bench.traces.trace import Trace
@@ -70,7 +70,7 @@ def read_csv(source: Source, form: Format, wanted: CsvColumns, asked: Asked) -> 
         raise ConfigError(f"{source.path} holds no request")
     numbers, times_ns, prompt, output = (np.concatenate(column) for column in zip(*parts, strict=True))
     if not asked.sort:
-        check_times(source, numbers, times_ns / NANOSECONDS)
+        _check_times(source, numbers, times_ns)
     rows = np.flatnonzero((prompt != 0) & (output != 0))
     rows = rows[np.argsort(times_ns[rows], kind="stable")]
     if asked.num_requests:
@@ -87,6 +87,14 @@ def read_csv(source: Source, form: Format, wanted: CsvColumns, asked: Asked) -> 
         has_times=has_times,
         notes=(failures,) if num_failed else (),
     )
+
+
+def _check_times(source: Source, numbers: IntArray, times_ns: IntArray) -> None:
+    """That none goes back, to the nanosecond; messages count from the first line."""
+    back = np.flatnonzero(np.diff(times_ns) < 0)
+    if len(back):
+        before_s, time_s = ((times_ns[back[0] : back[0] + 2] - times_ns[0]) / NANOSECONDS).tolist()
+        raise time_goes_back(source, int(numbers[back[0] + 1]), time_s, before_s)
 
 
 def whole_numbers(cells: Sequence[str]) -> IntArray:

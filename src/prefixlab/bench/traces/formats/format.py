@@ -45,6 +45,7 @@ class Format:
         is_csv: columns under a header; otherwise one JSON object per line.
         required: fields every line has.
         optional: fields it may have.
+        lays_out_sessions: times count from each session's start, so --session-interval has a meaning.
         added_by: known fields of other producers, which say nothing that is needed here, and whose they are.
     """
 
@@ -54,6 +55,7 @@ class Format:
     required: tuple[str, ...]
     read: Callable[[Source, Asked], Trace]
     optional: tuple[str, ...] = ()
+    lays_out_sessions: bool = False
     added_by: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -79,9 +79,9 @@ class _Sessions:
         if last is None:
             return time_s
         if line.timestamp is None:
-            if line.delay is None:
+            if line.delay is None and not math.isnan(last[1]):
                 raise ConfigError(f"{source.at(number)}: a later turn needs a timestamp or a delay")
-            return last[1] + line.delay / 1e3
+            return last[1] + (line.delay or 0) / 1e3
         if time_s < last[1]:
             raise ConfigError(
                 f"{source.at(number)}: time goes back within session {line.session_id}, from {last[1]:.9g} s "
