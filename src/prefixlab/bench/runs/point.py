@@ -145,10 +145,11 @@ class Asker:
         """The plan, made as it is read."""
         offsets = itertools.repeat(0.0) if outline.offsets_s is None else iter(outline.offsets_s.tolist())
         places = places_in_sessions(outline.workload.sketches)
+        asker = replace(self, knows_head=True) if repeat else self
         of_each = outline.workload.servers
         servers = itertools.repeat(0) if of_each is None else iter(of_each.tolist())
         for number, (ask, offset_s, place, server) in enumerate(
-            zip(self._asks(outline, salt + repeat), offsets, places, servers, strict=False)
+            zip(asker._asks(outline, salt + repeat), offsets, places, servers, strict=False)
         ):
             if "session_id" in place:
                 place["session_id"] = self._id(repeat, place["session_id"])
@@ -296,9 +297,9 @@ class Asker:
 
     @property
     def _capacity_tokens(self) -> int | None:
-        """Of the server's cache, where that decides what it forgets and when."""
-        facts = self.endpoint.facts
-        return facts.capacity_tokens if facts.forgets_oldest else None
+        """Of the server's cache, where that alone decides what it forgets and when."""
+        facts, is_one = self.endpoint.facts, len(self.config.request.url) < 2
+        return facts.capacity_tokens if is_one and facts.forgets_oldest else None
 
     def _as_saved(self, workload: Workload, sketches: Sketches) -> Iterator[_Ask]:
         expected, totals = self.expected(sketches), sketches.prompt_tokens.tolist()

@@ -27,7 +27,8 @@ class Draws:
     def uniform(self, count: int) -> FloatArray:
         """In (0, 1), shape (count,)."""
         raw = np.atleast_1d(np.asarray(self._bits.random_raw(count), dtype=np.uint64))
-        return ((raw >> np.uint64(12)).astype(np.float64) + 0.5) / 2.0**52
+        numbers: FloatArray = ((raw >> np.uint64(12)).astype(np.float64) + 0.5) / 2.0**52
+        return numbers
 
     def normal(self, count: int) -> FloatArray:
         """Of mean 0 and deviation 1, shape (count,)."""
@@ -51,4 +52,5 @@ class Draws:
 def zipf_weights(count: int, exponent: float) -> FloatArray:
     """Of the first, second, … most popular of `count`: 1 / rank ** exponent, adding up to 1."""
     weights = np.arange(1, count + 1, dtype=np.float64) ** -exponent
-    return weights / weights.sum()
+    shares: FloatArray = weights / weights.sum()
+    return shares
