@@ -110,6 +110,19 @@ def test_a_stream_adds_up_to_the_answer_and_ends_with_usage_if_asked(served: Ser
     assert events[-1]["usage"]["prompt_tokens_details"] == {"cached_tokens": 16}
 
 
+@pytest.mark.parametrize("streams", [False, True])
+def test_generated_tokens_are_named_if_asked_each_once(served: Served, streams: bool) -> None:
+    fields = {"prompt": [PROMPT, [1, 2]], "return_token_ids": True}
+    events = stream(served, **fields) if streams else [complete(served, **fields)]
+    named: dict[int, list[int]] = {0: [], 1: []}
+    for choice in (choice for event in events for choice in event["choices"]):
+        named[choice["index"]] += choice["token_ids"]
+    assert named == {0: oracle(PROMPT, 4), 1: oracle([1, 2], 4)}
+    for fields in ({}, {"return_token_ids": False}):
+        events = stream(served, **fields) if streams else [complete(served, **fields)]
+        assert not any("token_ids" in choice for event in events for choice in event["choices"])
+
+
 def test_a_stream_says_nothing_of_usage_unasked(served: Served) -> None:
     assert all("usage" not in event for event in stream(served))
 

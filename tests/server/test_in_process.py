@@ -85,6 +85,7 @@ def test_a_stream_is_one_sent_then_one_chunk_per_token_in_order_of_time(target: 
     assert (last.carries_tokens, last.num_output_tokens, last.finish_reason) == (False, 5, "length")
     assert all(chunk.finish_reason is None for chunk in others)
     assert {chunk.num_prompt_tokens for chunk in chunks} == {40}
+    assert [len(chunk.token_ids or ()) for chunk in chunks] == [1, 1, 1, 1, 1, 0]
 
 
 def test_cached_tokens_are_told_and_a_flush_ends_them(target: EngineTarget) -> None:

@@ -153,6 +153,7 @@ class _StampedCall(Call):
             num_prompt_tokens=len(choice.prompt_token_ids),
             num_cached_tokens=choice.num_cached_tokens if choice.started else None,
             finish_reason=None if ended is None else ended.reason.value,
+            token_ids=list(update.token_ids),
         )
         self._chunks.append(chunk)
 

@@ -187,7 +187,7 @@ class _View(ChoiceView):
         )
 
     def _piece(self, choice: Choice) -> ChunkChoice:
-        is_first, text, entries = self.unseen(choice)
+        is_first, text, entries, _ = self.unseen(choice)
         return ChunkChoice(
             index=choice.index,
             delta=Delta(content=text, role="assistant" if is_first else UNSET),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import UNSET, Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -40,19 +40,24 @@ _INSIDE: dict[str, type[Struct]] = {known_fields.STREAM_OPTIONS: StreamOptions}
 
 
 class CompletionRequest(OpenAIRequest, kw_only=True, forbid_unknown_fields=True):
-    """`prompt` is a text, texts, token ids, or lists of token ids; never a mixture."""
+    """`prompt` is a text, texts, token ids, or lists of token ids; never a mixture. `return_token_ids` (vLLM,
+    SGLang) names the tokens that were generated; the prompt's are not repeated."""
 
     prompt: str | list[str | int | list[int]]
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    return_token_ids: bool | None = None
 
 
 class CompletionChoice(Struct, kw_only=True):
+    """`token_ids`, if asked for: the generated tokens; in a stream, those that are new."""
+
     index: int
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: str | None
+    token_ids: list[int] | UnsetType = UNSET
 
 
 class Completion(Struct, kw_only=True):
@@ -107,6 +112,7 @@ class _View(ChoiceView):
         self._prompts = prompts
         self._echo = bool(body.echo)
         self._with_logprobs = body.logprobs is not None
+        self._with_token_ids = bool(body.return_token_ids)
         self._next_offset = [0] * len(choices)
 
     def response(self, choices: list[Choice]) -> Completion:
@@ -121,7 +127,7 @@ class _View(ChoiceView):
         )
 
     def _choice(self, choice: Choice) -> CompletionChoice:
-        is_first, text, entries = self.unseen(choice)
+        is_first, text, entries, token_ids = self.unseen(choice)
         if is_first and self._echo:
             text = self._prompt_text(choice) + text
             if choice.started is not None:
@@ -131,6 +137,7 @@ class _View(ChoiceView):
             text=text,
             logprobs=self._logprobs(choice, entries) if self._with_logprobs else None,
             finish_reason=finish_reason(choice),
+            token_ids=token_ids if self._with_token_ids else UNSET,
         )
 
     def _logprobs(self, choice: Choice, entries: list[TokenLogprobs]) -> CompletionLogprobs:

@@ -57,7 +57,8 @@ _ROWS: tuple[tuple[tuple[str, ...], Neutral, str], ...] = (
     ((MESSAGE,), (), "audio function_call reasoning reasoning_content refusal tool_call_id"),
     ((MESSAGE,), ([],), "annotations tool_calls"),
     # vLLM.
-    (_BOTH, (False,), "use_beam_search include_stop_str_in_output return_token_ids add_special_tokens"),
+    (_BOTH, (False,), "use_beam_search include_stop_str_in_output add_special_tokens"),
+    ((CHAT,), (False,), "return_token_ids"),
     (_BOTH, (1.0,), "length_penalty"),
     (_BOTH, (True,), "spaces_between_special_tokens"),
     (_BOTH, ([],), "bad_words logits_processors"),

@@ -29,6 +29,7 @@ class Unseen(NamedTuple):
     is_first: bool
     text: str
     logprobs: list[TokenLogprobs]
+    token_ids: list[int]
 
 
 class ChoiceView(ABC):
@@ -50,7 +51,7 @@ class ChoiceView(ABC):
         self._choices = choices
         self._include_usage = bool(options.include_usage)
         self._continuous_usage = bool(options.continuous_usage_stats)
-        self._num_shown: dict[int, tuple[int, int]] = {}  # characters and logprobs, by choice
+        self._num_shown: dict[int, tuple[int, int, int]] = {}  # characters, logprobs and tokens, by choice
 
     @abstractmethod
     def chunk(self, choice: Choice | None, usage: StreamUsage) -> Struct:
@@ -73,6 +74,11 @@ class ChoiceView(ABC):
     def unseen(self, choice: Choice) -> Unseen:
         """What of `choice` was not shown yet; from now on it counts as shown."""
         shown = self._num_shown.get(choice.index)
-        num_characters, num_logprobs = shown or (0, 0)
-        self._num_shown[choice.index] = (len(choice.text), len(choice.logprobs))
-        return Unseen(shown is None, choice.text[num_characters:], choice.logprobs[num_logprobs:])
+        num_characters, num_logprobs, num_tokens = shown or (0, 0, 0)
+        self._num_shown[choice.index] = (len(choice.text), len(choice.logprobs), len(choice.token_ids))
+        return Unseen(
+            shown is None,
+            choice.text[num_characters:],
+            choice.logprobs[num_logprobs:],
+            choice.token_ids[num_tokens:],
+        )
