@@ -122,7 +122,9 @@ def test_what_leaves_nothing_is_refused_with_the_reason() -> None:
 def test_options_about_what_a_trace_lacks_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"no times .*--slice-start"):
         choose_requests(replace(SHARING, has_times=False), slice_duration_s=1.0)
-    with pytest.raises(ConfigError, match=r"no sessions .*--max-turns"):
+    with pytest.raises(ConfigError, match=r"no times .*--speedup"):
+        fit_trace(replace(SHARING, has_times=False), speedup=2.0)
+    with pytest.raises(ConfigError, match=r"no sessions .*--agentic-max-turns"):
         choose_requests(SHARING, max_turns=1)
 
 

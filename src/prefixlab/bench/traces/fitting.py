@@ -82,7 +82,7 @@ def choose_requests(
     kept &= ~outside
     if max_turns is not None:
         if trace.turns is None:
-            raise ConfigError(f"{trace.name} has no sessions to count turns of (--max-turns)")
+            raise ConfigError(f"{trace.name} has no sessions to count turns of (--agentic-max-turns)")
         late = trace.turns >= max_turns
         if num_left_out := int((kept & late).sum()):
             notes.append(f"{num_left_out:,} turns behind the first {max_turns:,} of their session left out")
@@ -132,8 +132,10 @@ def fit_trace(
         speedup: 2 replays twice as fast, think times too.
 
     Raises:
-        ConfigError: the scaled block is not a whole number of tokens.
+        ConfigError: the scaled block is not a whole number of tokens, or there are no times to change.
     """
+    if speedup != 1 and not trace.has_times:
+        raise ConfigError(f"{trace.name} has no times to replay faster or slower (--speedup, --time-scale)")
     block_size = scaled_block(trace, length_scale)
     notes = list(trace.notes)
     bounded = np.clip(trace.output_tokens, min_osl, max_osl) if min_osl or max_osl else trace.output_tokens
