@@ -17,6 +17,7 @@ from prefixlab.bench.config.dataset import DatasetConfig
 from prefixlab.bench.config.load import LoadConfig
 from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.config.sessions import SessionsConfig
+from prefixlab.bench.config.trace import TraceConfig
 from prefixlab.bench.loadgen.driver import Drive, OnProgress
 from prefixlab.bench.loadgen.health import ClientHealth
 from prefixlab.bench.loadgen.plan import Load, Planned
@@ -90,7 +91,7 @@ class SessionDriver:
             before = None if one.after is None else whole[one.after]
             prompt = one.request.prompt_token_ids
             assert prompt is not None
-            if len(records) >= num_to_end or (one.after is not None and before is None):
+            if len(records) >= num_to_end or (one.continues and before is None):
                 whole.append(None)
                 records.append(one.unsent(one.offset_s))
                 continue
@@ -258,6 +259,32 @@ def test_so_it_is_after_a_kill_and_failed_sessions_are_not_sent_again(run_dir: C
         result = run(driver, folder=folder)
     assert ids(driver.runs[1]) == [str(number) for number in range(8, 12)], "session 0 failed, 1 was whole"
     assert (result.metrics.ok, result.metrics.failed, result.metrics.unsent) == (9, 1, 2)
+
+
+def test_recorded_sessions_go_on_behind_a_turn_that_failed_and_are_resumed_as_wholes(
+    run_dir: Callable[[], RunDir], tmp_path: Path
+) -> None:
+    rows = [
+        {"timestamp": 0, "input_length": 40, "output_length": 4, "hash_ids": [0, 1], "session_id": "a"},
+        {"timestamp": 9, "input_length": 40, "output_length": 4, "hash_ids": [0, 2], "session_id": "b"},
+        {"timestamp": 20, "input_length": 60, "output_length": 4, "hash_ids": [0, 1, 3], "session_id": "a"},
+        {"timestamp": 30, "input_length": 60, "output_length": 4, "hash_ids": [0, 2, 5], "session_id": "b"},
+    ]
+    path = tmp_path / "trace.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = ServeConfig(
+        dataset=DatasetConfig(dataset_name="sessions", dataset_path=str(path)),
+        trace=TraceConfig(block_size=20),
+        load=LoadConfig(max_concurrency=1),
+    )
+    driver = SessionDriver(failing=frozenset({"0"}), die_after=3)
+    with run_dir() as folder, pytest.raises(Killed):
+        run(driver, config, folder)
+    with run_dir() as folder:
+        result = run(driver, config, folder)
+    assert ids(driver.runs[1]) == ["2", "3"], "session b had not ended; a had, though a turn of it failed"
+    assert (result.metrics.ok, result.metrics.failed, result.metrics.unsent) == (3, 1, 0)
+    assert not any("not sent" in note for note in result.notes)
 
 
 @pytest.mark.parametrize("kills", [[2], [5, 1], [6, 2, 3], [3, 3, 3, 3], [1, 6, 2]])

@@ -234,7 +234,7 @@ class ServeRun:
         if sketches is None or sketches.after is None:
             return done_ids(repeat.table)
         ids = self._asker.request_ids(repeat.outline, repeat.number)
-        return ended_ids(repeat.table, ids, sketches.after)
+        return ended_ids(repeat.table, ids, sketches)
 
     def _is_done(self, repeat: _Repeat) -> bool:
         duration_s = self._config.load.duration
@@ -334,7 +334,7 @@ class ServeRun:
         if result.check.verdict is Verdict.UNCHECKED:
             result = replace(result, check=self._check_of_known(tables, result.check))
         result = replace(result, fidelity=self._fidelity(repeats[0].outline, result))
-        return replace(result, notes=(*result.notes, *self._result_notes(result)))
+        return replace(result, notes=(*result.notes, *self._result_notes(result, repeats[0].outline)))
 
     def _cache_facts(self) -> dict[str, Any]:
         """What the server's cache was before, and in which unit it counts. A resumed run does not know."""
@@ -406,13 +406,14 @@ class ServeRun:
             notes.append("prompt lengths are about as asked; the figures are the server's count")
         return notes
 
-    def _result_notes(self, result: PointResult) -> list[str]:
-        table, metrics = result.table, result.metrics
+    def _result_notes(self, result: PointResult, planned: Outline) -> list[str]:
+        table, metrics, sketches = result.table, result.metrics, planned.workload.sketches
         notes = [*self._notes_at_end, *delivery_notes(table, ignore_eos=self._endpoint.ignore_eos)]
         if result.fidelity is not None:
             notes.insert(0, f"fidelity: {result.fidelity}")
         unsent = int((table.outcome == CODE[Outcome.UNSENT]).sum())
-        if broken := num_behind_failures(table):
+        live = sketches is not None and sketches.continues is not None
+        if live and (broken := num_behind_failures(table)):
             unsent -= broken
             notes.append(f"{counted(broken, 'later turn')} not sent, for a turn of its session had failed")
         if unsent and not result.interrupted:

@@ -101,23 +101,31 @@ def settled_sessions(tables: Sequence[RecordTable]) -> RecordTable:
     return table.select(keep)
 
 
-def ended_ids(table: RecordTable, request_ids: Sequence[str], after: IntArray) -> set[str]:
-    """Requests of sessions that are not to be sent again: every turn has ended, or one has failed, behind
-    which there is nothing to send.
+def ended_ids(table: RecordTable, request_ids: Sequence[str], sketches: Sketches) -> set[str]:
+    """Requests of sessions that are not to be sent again: every turn has ended, or can go no further, for
+    what it continues has failed.
 
     Args:
         request_ids: of the whole plan, shape (n,).
     """
-    failed_rows = np.equal(table.outcome, CODE[Outcome.FAILED]).tolist()
-    failures = zip(table.request_id, table.failure.to_list(), strict=True)
-    failed = {name for name, failure in compress(failures, failed_rows) if failure != Failure.CLIENT}
-    done = done_ids(table)
-    firsts = first_turns(after)
-    whole = np.ones(len(request_ids), np.bool_)
-    broken = np.zeros(len(request_ids), np.bool_)
-    whole[firsts[[name not in done for name in request_ids]]] = False
-    broken[firsts[[name in failed for name in request_ids]]] = True
-    return set(compress(request_ids, (whole | broken)[firsts].tolist()))
+    assert sketches.after is not None
+    done, failed = done_ids(table), _failed_ids(table)
+    whole = np.ones(len(sketches), np.bool_)
+    firsts = first_turns(sketches.after)
+    stuck = np.zeros(len(sketches), np.bool_)  # failed, or behind what did
+    columns = zip(request_ids, sketches.after.tolist(), is_continuing(sketches).tolist(), strict=True)
+    for row, (name, before, continues) in enumerate(columns):
+        stuck[row] = name in failed or (continues and stuck[before])
+        if name not in done and not stuck[row]:
+            whole[firsts[row]] = False
+    return set(compress(request_ids, whole[firsts].tolist()))
+
+
+def _failed_ids(table: RecordTable) -> set[str]:
+    """What the server failed; what the client lost is asked again."""
+    failed = np.equal(table.outcome, CODE[Outcome.FAILED]).tolist()
+    rows = zip(table.request_id, failed, table.failure.to_list(), strict=True)
+    return {name for name, has_failed, failure in rows if has_failed and failure != Failure.CLIENT}
 
 
 def corrected(
