@@ -61,6 +61,7 @@ def test_a_trace_is_replayed_and_reported(
         *("trace.jsonl.gz", 16),
         *(1.0, 0),
     )
+    assert (row["page_size"], row["cold_start"], row["salt"]) == (16, "proven", None)
     assert row["fidelity"]["sharing"]["sent"] == row["fidelity"]["sharing"]["fitted"] == 80 / 166
     assert Path("kept", "report.txt").read_text() == shown
     assert json.loads(Path("kept", "summary.json").read_text()) == {"finished": True, "points": 1}

@@ -223,8 +223,8 @@ def test_a_list_of_lengths_has_no_times_to_be_sent_at(tmp_path: Path) -> None:
     path = tmp_path / "lengths.csv"
     path.write_text("num_prefill_tokens,num_decode_tokens\n40,3\n50,4\n")
     with pytest.raises(ConfigError, match=r"lengths.csv has no times: give --no-fixed-schedule"):
-        outline(config_of(path))
-    in_order = outline(config_of(path, load=LoadConfig(fixed_schedule=False, max_concurrency=1)))
+        outline(config_of(path, block_size=None))
+    in_order = outline(config_of(path, block_size=None, load=LoadConfig(fixed_schedule=False, max_concurrency=1)))
     assert in_order.workload.prompt_tokens == [40, 50] and in_order.offsets_s is None
     assert any("they share nothing" in note for note in in_order.workload.notes)
 
