@@ -18,9 +18,6 @@ from prefixlab.bench.records.record import Outcome, Record
 from prefixlab.bench.records.table import CODE, IntArray, RecordTable, as_table
 from prefixlab.bench.targets.hints import with_hint
 
-PROMPT_DRIFT = 0.1
-"""Share by which the server's count of prompt tokens may differ from the plan before it is worth a word."""
-
 
 class Verdict(enum.Enum):
     CONSISTENT = "consistent"
@@ -134,14 +131,18 @@ def delivery_notes(records: Sequence[Record] | RecordTable, *, ignore_eos: bool)
 
 
 def _prompt_notes(table: RecordTable) -> list[str]:
+    """How true prompts are to the plan; those that are as long as planned are not worth a word."""
     counted = table.ok & (table.num_prompt_tokens >= 0) & (table.planned_prompt_tokens > 0)
-    if not counted.any():
+    planned, actual = table.planned_prompt_tokens[counted], table.num_prompt_tokens[counted]
+    off = actual - planned
+    num_off = int((off != 0).sum())
+    if not num_off:
         return []
-    planned = float(table.planned_prompt_tokens[counted].mean())
-    actual = float(table.num_prompt_tokens[counted].mean())
-    if abs(actual - planned) <= PROMPT_DRIFT * planned:
-        return []
-    return [f"prompts are {actual:,.0f} tokens on average by the server's count; {planned:,.0f} were planned"]
+    at_most = int(np.abs(off).max())
+    return [
+        f"prompt lengths: {planned.mean():,.1f} tokens asked for on average, {actual.mean():,.1f} counted by "
+        f"the server; {num_off:,} of {int(counted.sum()):,} differ, by {at_most:,} at most"
+    ]
 
 
 def first_failure(records: Iterable[Record] | RecordTable) -> str | None:

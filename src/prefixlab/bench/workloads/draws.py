@@ -33,7 +33,8 @@ class Draws:
     def normal(self, count: int) -> FloatArray:
         """Of mean 0 and deviation 1, shape (count,)."""
         both = self.uniform(2 * count).reshape(-1, 2)  # Box and Muller's way, one number of each pair
-        return np.sqrt(-2 * np.log(both[:, 0])) * np.cos(2 * np.pi * both[:, 1])
+        numbers: FloatArray = np.sqrt(-2 * np.log(both[:, 0])) * np.cos(2 * np.pi * both[:, 1])
+        return numbers
 
     def below(self, limit: int, count: int) -> IntArray:
         """Whole numbers 0 … limit - 1, evenly, shape (count,)."""
