@@ -89,8 +89,9 @@ def settled_sessions(tables: Sequence[RecordTable]) -> RecordTable:
     """As `run_dir.settled`, by whole sessions: the rows of the last stretch in which a session was begun."""
     table = RecordTable.concat(tables)
     session, unsent = table.session_id.codes, np.equal(table.outcome, CODE[Outcome.UNSENT])
-    begun_in = np.full(len(table.session_id.names), -1, np.int64)
+    begun_in = np.full(len(table.session_id.names) + 1, -1, np.int64)
     np.maximum.at(begun_in, session[~unsent], table.segment[~unsent])
+    begun_in[-1] = -1  # requests of no session, whose code is -1
     begun_in = begun_in[session]
     candidates = np.flatnonzero(table.segment >= begun_in)
     # Of a request's rows the last counts; those of the stretch that counts come last, none was before it.
