@@ -343,6 +343,8 @@ class ServeRun:
 
     def _fidelity(self, planned: Outline, result: PointResult) -> Fidelity | None:
         """Of a replay. Its prompts are made once more: nobody kept them."""
+        if planned.workload.recorded is None:
+            return None
         sent, wanted = planned.workload, outline(self._config).workload
         if wanted.recorded is None or wanted.sketches is None or sent.sketches is None:
             return None
