@@ -11,7 +11,8 @@ Invariant: what a server did not say stays None; an error it put into the stream
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
 import msgspec
@@ -34,18 +35,32 @@ class AnswerError(TargetError):
         self.failure = failure
 
 
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What was answered, for the next turn of its session to begin with.
+
+    Attributes:
+        token_ids: None where the server does not name all of them.
+    """
+
+    text: str = ""
+    token_ids: Sequence[int] | None = None
+
+
 class Dialect(Protocol):
     """One API. Stateless: a chunk is read from its event alone.
 
     Attributes:
         name: what `DIALECTS` calls it.
         path: where it lies on a server, from the base URL.
+        names_tokens: fields of a body by which a server is asked to name the tokens it generates.
     """
 
     @property
     def name(self) -> str: ...
 
     path: str
+    names_tokens: Mapping[str, Any]
 
     def body(self, request: TargetRequest, model: str | None) -> dict[str, Any]:
         """The request as plain JSON data. Raises ConfigError for a prompt this API cannot carry."""
@@ -57,6 +72,11 @@ class Dialect(Protocol):
         Raises:
             AnswerError: on an error event, or on what is no event of this API.
         """
+        ...
+
+    def reply(self, payloads: Sequence[bytes]) -> Reply:
+        """What a whole answer says, whose events `read` takes all. Apart from it, as few answers are gone on
+        from, and naming a token in every event would make reading each of them dearer."""
         ...
 
 
@@ -87,6 +107,12 @@ class _NativeEvent(_Event):
     meta_info: _NativeMeta | UnsetType = UNSET
 
 
+class _NativeReply(_Event):
+    text: str | None = None
+    output_ids: list[int] | None = None
+    meta_info: _NativeMeta | None = None
+
+
 class _PromptDetails(msgspec.Struct):
     cached_tokens: _Count | None = None
 
@@ -112,6 +138,16 @@ class _TextEvent(_Event):
     usage: _Usage | None = None
 
 
+class _TextReplyChoice(msgspec.Struct):
+    text: str | None = None
+    token_ids: list[int] | None = None
+
+
+class _TextReply(_Event):
+    choices: list[_TextReplyChoice] = []
+    usage: _Usage | None = None
+
+
 class _Message(msgspec.Struct):
     content: str | None = None
     reasoning_content: str | None = None
@@ -133,13 +169,18 @@ class _ChatEvent(_Event):
 _NATIVE = msgspec.json.Decoder(_NativeEvent)
 _TEXT = msgspec.json.Decoder(_TextEvent)
 _CHAT = msgspec.json.Decoder(_ChatEvent)
+_NATIVE_REPLY = msgspec.json.Decoder(_NativeReply)
+_TEXT_REPLY = msgspec.json.Decoder(_TextReply)
 
 
 class NativeDialect:
-    """`POST /generate` of SGLang and prefixlab. Text and counts are totals so far, in every event."""
+    """`POST /generate` of SGLang and prefixlab. Counts are totals so far, in every event; so are text and
+    token ids, unless SGLang was started with --incremental-streaming-output."""
 
     name: ClassVar[str] = "native"
     path = "/generate"
+    names_tokens: Mapping[str, Any] = {}
+    """It does so unasked."""
 
     def body(self, request: TargetRequest, model: str | None) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -181,6 +222,19 @@ class NativeDialect:
             reason,
         )
 
+    def reply(self, payloads: Sequence[bytes]) -> Reply:
+        # The last event tells what the others are: all there is, where ids are totals; and only there are
+        # ids and count of one moment (SGLang's list of ids goes on growing while an event waits to be sent).
+        last = _decode(_NATIVE_REPLY, payloads[-1]) if payloads else None
+        count = None if last is None or last.meta_info is None else last.meta_info.completion_tokens
+        if last is None or count is None:
+            return Reply() if last is None else Reply(last.text or "")
+        if last.output_ids is not None and len(last.output_ids) == count:
+            return Reply(last.text or "", last.output_ids)
+        events = [_decode(_NATIVE_REPLY, payload) for payload in payloads]
+        ids = _whole([token for event in events for token in event.output_ids or ()], count)
+        return Reply(last.text or "" if ids is None else "".join(event.text or "" for event in events), ids)
+
 
 class _OpenAiDialect:
     """What completions and chat share.
@@ -190,6 +244,7 @@ class _OpenAiDialect:
     """
 
     _api: ClassVar[str]
+    names_tokens: Mapping[str, Any] = {}
 
     def __init__(self, *, continuous_usage: bool = False) -> None:
         self.name = f"{self._api}-continuous" if continuous_usage else self._api
@@ -216,6 +271,8 @@ class CompletionsDialect(_OpenAiDialect):
 
     _api = "completions"
     path = "/v1/completions"
+    names_tokens: Mapping[str, Any] = {"return_token_ids": True}
+    """Of vLLM, SGLang and prefixlab. Each event has those that are new."""
 
     def body(self, request: TargetRequest, model: str | None) -> dict[str, Any]:
         if request.prompt_token_ids is not None:
@@ -238,6 +295,19 @@ class CompletionsDialect(_OpenAiDialect):
         return _openai_chunk(
             event.usage, payload, arrival_s, True, bool(text) or reason is None, text, reason
         )
+
+    def reply(self, payloads: Sequence[bytes]) -> Reply:
+        text: list[str] = []
+        ids: list[int] = []
+        count = None
+        for payload in payloads:
+            event = _decode(_TEXT_REPLY, payload)
+            if event.usage is not None:
+                count = event.usage.completion_tokens
+            if event.choices:
+                text.append(event.choices[0].text or "")
+                ids += event.choices[0].token_ids or ()
+        return Reply("".join(text), _whole(ids, count))
 
 
 class ChatDialect(_OpenAiDialect):
@@ -271,6 +341,15 @@ class ChatDialect(_OpenAiDialect):
             choice.finish_reason,
             reasons and not answers if answers or reasons else None,
         )
+
+    def reply(self, payloads: Sequence[bytes]) -> Reply:
+        """Without what was only thought: chat templates leave that out of a conversation's history."""
+        said = []
+        for payload in payloads:
+            choice = _first(_decode(_CHAT, payload).choices, payload)
+            if choice is not None:
+                said.append((choice.delta or choice.message or _SILENCE).content or "")
+        return Reply("".join(said))
 
 
 _SILENCE = _Message()
@@ -308,6 +387,11 @@ def _openai_chunk(
 
 _E = TypeVar("_E", bound=_Event)
 _T = TypeVar("_T")
+
+
+def _whole(ids: list[int], count: int | None) -> list[int] | None:
+    # None unless they are as many as the server counted: some would be missing.
+    return ids if (bool(ids) if count is None else len(ids) == count) else None
 
 
 def _decode(decoder: msgspec.json.Decoder[_E], payload: bytes) -> _E:
