@@ -223,8 +223,12 @@ def test_a_list_of_lengths_has_no_times_to_be_sent_at(tmp_path: Path) -> None:
     path = tmp_path / "lengths.csv"
     path.write_text("num_prefill_tokens,num_decode_tokens\n40,3\n50,4\n")
     with pytest.raises(ConfigError, match=r"lengths.csv has no times: give --no-fixed-schedule"):
-        outline(config_of(path, block_size=None))
-    in_order = outline(config_of(path, block_size=None, load=LoadConfig(fixed_schedule=False, max_concurrency=1)))
+        outline(config_of(path, block_size=None, speedup=1.0))
+    in_order = outline(
+        config_of(
+            path, block_size=None, speedup=1.0, load=LoadConfig(fixed_schedule=False, max_concurrency=1)
+        )
+    )
     assert in_order.workload.prompt_tokens == [40, 50] and in_order.offsets_s is None
     assert any("they share nothing" in note for note in in_order.workload.notes)
 
@@ -246,7 +250,7 @@ def test_the_prompts_of_a_trace_share_the_blocks_it_says_and_not_one_token_more(
         pytest.skip(f"{path} is not there: PREFIXLAB_TRACES names the folder of traces")
     with gzip.open(path) as file:
         rows = [json.loads(line) for line in itertools.islice(file, 120)]
-    config = config_of(path, block_size=None)
+    config = config_of(path, block_size=None, speedup=1.0)
     workload = outline(replace(config, dataset=replace(config.dataset, num_prompts=len(rows)))).workload
     assert workload.sketches is not None
     wording = IdWording(Vocabulary.of_size(4096, "test"))
