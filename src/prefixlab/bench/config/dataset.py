@@ -41,6 +41,7 @@ FILE_DATASETS = ("custom", "sharegpt", "openai", "saved")
 """Prompts as a file of --dataset-path has them; the prompts of all others are made up."""
 CHOSEN_DATASETS = ("custom", "sharegpt", "openai")
 """Files whose rows are chosen from; a saved workload is sent as it is."""
+LENGTH_LAWS = ("uniform", "normal", "lognormal")
 OPTIONS_OF: dict[str, tuple[str, ...]] = {
     "custom_output_len": ("custom",),
     **dict.fromkeys(("oversample", "chat_template"), CHOSEN_DATASETS),
@@ -208,6 +209,37 @@ def length_range(length: int, ratio: float, as_sglang: bool) -> LengthRange:
     if as_sglang:
         return LengthRange(max(1, int(length * ratio)), length)
     return LengthRange(max(1, math.floor(length * (1 - ratio))), math.ceil(length * (1 + ratio)))
+
+
+@dataclass(frozen=True)
+class RandomLengthsConfig:
+    """How long random prompts and outputs are, where that is more than an even range."""
+
+    DATASETS: ClassVar[tuple[str, ...]] = ("random",)
+
+    random_length_law: str = setting(
+        "uniform",
+        "how lengths lie about --random-input-len and --random-output-len: uniform within "
+        "--random-range-ratio, or by a law with --random-length-cv",
+        choices=LENGTH_LAWS,
+    )
+    random_length_cv: float = setting(
+        0.5, "standard deviation of normal and lognormal lengths, over the mean"
+    )
+    random_length_file: str | None = setting(
+        None,
+        "draw lengths of prompts and outputs, in pairs, from a trace or a CSV with num_prefill_tokens and "
+        "num_decode_tokens",
+        metavar="FILE",
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 < self.random_length_cv < math.inf:
+            raise ConfigError(f"--random-length-cv must be above 0, not {self.random_length_cv:g}")
+        if self.random_length_law == "uniform" and self.random_length_cv != 0.5:
+            raise ConfigError("--random-length-cv is for --random-length-law normal and lognormal")
+        if self.random_length_file is not None and self.random_length_law != "uniform":
+            raise ConfigError("--random-length-law and --random-length-file both say how long prompts are")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,13 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from prefixlab.bench.config.dataset import TRACE_DATASETS, DatasetConfig, SamplingConfig, ShareGptConfig
+from prefixlab.bench.config.dataset import (
+    TRACE_DATASETS,
+    DatasetConfig,
+    RandomLengthsConfig,
+    SamplingConfig,
+    ShareGptConfig,
+)
 from prefixlab.bench.config.load import LoadConfig
 from prefixlab.bench.config.prefix_ratio import PrefixRatioConfig
 from prefixlab.bench.config.report import ReportConfig
@@ -83,6 +89,7 @@ class ServeConfig:
     hit_rate: HitRateConfig = field(default_factory=HitRateConfig)
     sessions: SessionsConfig = field(default_factory=SessionsConfig)
     trace: TraceConfig = field(default_factory=TraceConfig)
+    random_lengths: RandomLengthsConfig = field(default_factory=RandomLengthsConfig)
     sharegpt: ShareGptConfig = field(default_factory=ShareGptConfig)
     prefix_ratio: PrefixRatioConfig = field(default_factory=PrefixRatioConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -196,6 +203,7 @@ WORKLOADS: dict[str, Any] = {
     "hit_rate": HitRateConfig,
     "sessions": SessionsConfig,
     "trace": TraceConfig,
+    "random_lengths": RandomLengthsConfig,
     "sharegpt": ShareGptConfig,
     "prefix_ratio": PrefixRatioConfig,
 }

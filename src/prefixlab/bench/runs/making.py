@@ -8,6 +8,7 @@ Invariant: every name that settings accept has a maker here, and a maker reads i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -18,17 +19,20 @@ from prefixlab.bench.config.sessions import SessionsConfig
 from prefixlab.bench.config.sharing import DEFAULT_PAGE_SIZE
 from prefixlab.bench.report.console import counted
 from prefixlab.bench.runs.sessions import num_arriving
-from prefixlab.bench.runs.trace import trace_workload, traces_of
+from prefixlab.bench.runs.trace import chosen_trace, made_to_fit, trace_workload
+from prefixlab.bench.traces.reading import read_trace
 from prefixlab.bench.workloads.files.conversations import holds_conversations, talks_workload
 from prefixlab.bench.workloads.files.custom import Row, choose_rows, read_rows
 from prefixlab.bench.workloads.files.messages import read_messages
 from prefixlab.bench.workloads.files.saved import saved_workload
 from prefixlab.bench.workloads.files.sharegpt import read_sharegpt
 from prefixlab.bench.workloads.generators.hit_rate import CacheSize, hit_rate_workload
+from prefixlab.bench.workloads.generators.lengths import Seen, Spread
 from prefixlab.bench.workloads.generators.prefix_ratio import PrefixRatioShape, prefix_ratio_workload
 from prefixlab.bench.workloads.generators.random import RandomShape, random_workload
 from prefixlab.bench.workloads.generators.sessions import (
     ThinkTime,
+    first_sessions,
     made_up_sessions,
     recorded_workload,
     think_time,
@@ -39,6 +43,7 @@ from prefixlab.bench.workloads.generators.sharing import (
     shared_prefix_workload,
 )
 from prefixlab.bench.workloads.workload import Workload
+from prefixlab.core.errors import ConfigError
 from prefixlab.core.seams import Tokenizer
 
 ReadCounting = Callable[[Path, Tokenizer | None, int | None, int | None], tuple[Sequence[Row], Sequence[str]]]
@@ -69,10 +74,21 @@ def default_num_prompts(config: ServeConfig) -> int:
 
 
 def _random(config: ServeConfig, count: int | None) -> Workload:
-    inputs, outputs = config.dataset.lengths(as_sglang=config.as_sglang)
+    dataset, laws = config.dataset, config.random_lengths
     num_prompts = DEFAULT_NUM_PROMPTS if count is None else count
-    shape = RandomShape(num_prompts, inputs, outputs, config.dataset.random_prefix_len)
-    return random_workload(shape, config.dataset.seed, config.key())
+    inputs, outputs = dataset.lengths(as_sglang=config.as_sglang)
+    shape = RandomShape(num_prompts, inputs, outputs, dataset.random_prefix_len)
+    is_even = laws.random_length_law == "uniform" and laws.random_length_file is None
+    if dataset.random_range_ratio is not None and not is_even:
+        raise ConfigError("--random-range-ratio: --random-length-law or --random-length-file says it already")
+    if laws.random_length_law != "uniform":
+        law, cv = laws.random_length_law, laws.random_length_cv
+        about = Spread(law, dataset.random_input_len, cv), Spread(law, dataset.random_output_len, cv)
+        shape = replace(shape, inputs=about[0], outputs=about[1])
+    if laws.random_length_file is not None:
+        trace = read_trace(laws.random_length_file)
+        shape = replace(shape, seen=Seen(trace.name, trace.prompt_tokens, trace.output_tokens))
+    return random_workload(shape, dataset.seed, config.key())
 
 
 def _custom(config: ServeConfig, count: int | None) -> Workload:
@@ -179,15 +195,9 @@ def _sessions(config: ServeConfig, count: int | None) -> Workload:
             num_sessions=count,
             num_turns=options.num_turns,
         )
-    unfitted, trace = traces_of(config)
-    return recorded_workload(
-        trace,
-        think_time(options),
-        *key,
-        num_sessions=count,
-        num_turns=options.num_turns,
-        unfitted=unfitted,
-    )
+    chosen = first_sessions(chosen_trace(config), count, options.num_turns)
+    fitted, _ = made_to_fit(chosen, config.trace)
+    return recorded_workload(fitted, think_time(options), *key, unfitted=chosen)
 
 
 MAKERS: dict[str, Maker] = {

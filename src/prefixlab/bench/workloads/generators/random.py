@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from prefixlab.bench.config.dataset import LengthRange
+from prefixlab.bench.workloads.generators.lengths import Seen, Spread
 from prefixlab.bench.workloads.sketch import IntArray, Sketches
 from prefixlab.bench.workloads.tokens import TokenStream, Vocabulary
 from prefixlab.bench.workloads.workload import Workload
@@ -27,29 +28,34 @@ class RandomShape:
     Attributes:
         inputs: tokens of a prompt behind the shared prefix, a chat template's included.
         num_prefix_tokens: shared by all, besides.
+        seen: lengths drawn instead of `inputs` and `outputs`.
     """
 
     num_prompts: int
-    inputs: LengthRange
-    outputs: LengthRange
+    inputs: LengthRange | Spread
+    outputs: LengthRange | Spread
     num_prefix_tokens: int = 0
+    seen: Seen | None = None
 
 
 def random_workload(shape: RandomShape, *key: int) -> Workload:
     """`key`: whole numbers ≥ 0 that the lengths depend on."""
-    prefix = shape.num_prefix_tokens
-    notes = (
-        f"prompts of {shape.inputs} tokens"
-        + (f" behind {prefix:,} that all share" if prefix else "")
-        + f", outputs of {shape.outputs}",
-    )
-    flags = "--random-input-len, --random-prefix-len and --random-output-len"
+    behind = f" behind {shape.num_prefix_tokens:,} that all share" if shape.num_prefix_tokens else ""
+    if shape.seen is None:
+        notes = (f"prompts of {shape.inputs} tokens{behind}, outputs of {shape.outputs}",)
+        flags = "--random-input-len, --random-prefix-len and --random-output-len"
+    else:
+        notes = (f"lengths of prompts{behind} and of outputs are those of {shape.seen.name}",)
+        flags = "--random-length-file and --random-prefix-len"
     return Workload(sketch_random(shape, *key), notes=notes, length_flags=flags)
 
 
 def sketch_random(shape: RandomShape, *key: int) -> Sketches:
-    inputs = draw_lengths(shape.inputs, shape.num_prompts, *key, _INPUTS)
-    outputs = draw_lengths(shape.outputs, shape.num_prompts, *key, _OUTPUTS)
+    if shape.seen is None:
+        inputs = draw_lengths(shape.inputs, shape.num_prompts, *key, _INPUTS)
+        outputs = draw_lengths(shape.outputs, shape.num_prompts, *key, _OUTPUTS)
+    else:
+        inputs, outputs = shape.seen.draw(shape.num_prompts, *key)
     keys, sizes = -1 - np.arange(shape.num_prompts), inputs
     if shape.num_prefix_tokens:
         keys = np.stack([np.full_like(keys, _PREFIX_KEY), keys], axis=1).ravel()
@@ -58,7 +64,9 @@ def sketch_random(shape: RandomShape, *key: int) -> Sketches:
     return Sketches(starts, keys, sizes, outputs)
 
 
-def draw_lengths(lengths: LengthRange, count: int, *key: int) -> IntArray:
-    """Evenly from the range, shape (count,)."""
+def draw_lengths(lengths: LengthRange | Spread, count: int, *key: int) -> IntArray:
+    """Evenly from a range, or by a law; shape (count,)."""
+    if isinstance(lengths, Spread):
+        return lengths.draw(count, *key)
     choices = np.arange(lengths.low, lengths.high + 1, dtype=np.int32)
     return TokenStream(Vocabulary(choices, "lengths"), *key).draw(count).astype(np.int64)
