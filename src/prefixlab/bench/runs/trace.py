@@ -15,6 +15,7 @@ from pathlib import Path
 
 from prefixlab.bench.config.dataset import TRACE_DATASETS
 from prefixlab.bench.config.serve import ServeConfig
+from prefixlab.bench.config.sessions import SessionsConfig
 from prefixlab.bench.config.trace import TraceConfig
 from prefixlab.bench.report.console import counted
 from prefixlab.bench.targets.endpoint import Endpoint
@@ -23,6 +24,7 @@ from prefixlab.bench.traces.fitting import Fitting, choose_requests, fit_trace
 from prefixlab.bench.traces.formats.format import DEFAULT_SESSION_INTERVAL_S
 from prefixlab.bench.traces.reading import read_trace
 from prefixlab.bench.traces.trace import Trace
+from prefixlab.bench.workloads.files.conversations import holds_conversations
 from prefixlab.bench.workloads.sketch import Sketches
 from prefixlab.bench.workloads.wording import Wording
 from prefixlab.bench.workloads.workload import Workload
@@ -44,13 +46,11 @@ def trace_workload(config: ServeConfig, count: int | None) -> Workload:
     return _fitted(chosen, recorded, config.trace)
 
 
-def traces_of(config: ServeConfig) -> tuple[Trace, Trace]:
-    """As chosen, and as made to fit: for those who pace it in another way. Raises ConfigError as above."""
+def chosen_trace(config: ServeConfig) -> Trace:
+    """What is replayed of it, not yet made to fit: for those who pace it in another way."""
     assert config.dataset.dataset_path is not None, "checked with the settings"
-    options, path = config.trace, config.dataset.dataset_path
-    unhurried = replace(options, speedup=1.0, time_scale=None)
-    chosen, _ = _chosen(path, _stamp(path), unhurried, None)
-    return chosen, _fit(chosen, options)[0]
+    path = config.dataset.dataset_path
+    return _chosen(path, _stamp(path), replace(config.trace, speedup=1.0, time_scale=None), None)[0]
 
 
 def _stamp(path: str) -> tuple[int, int]:
@@ -91,7 +91,7 @@ def _chosen(
 
 @lru_cache(maxsize=8)
 def _fitted(chosen: Trace, recorded: Recorded, options: TraceConfig) -> Workload:
-    trace, fitting = _fit(chosen, options)
+    trace, fitting = made_to_fit(chosen, options)
     notes = list(trace.notes)
     if not trace.has_ids:
         notes.append(f"{trace.name} says nothing of what its prompts share: they share nothing")
@@ -111,7 +111,8 @@ def _fitted(chosen: Trace, recorded: Recorded, options: TraceConfig) -> Workload
 
 
 @lru_cache(maxsize=2)
-def _fit(chosen: Trace, options: TraceConfig) -> tuple[Trace, Fitting]:
+def made_to_fit(chosen: Trace, options: TraceConfig) -> tuple[Trace, Fitting]:
+    """Scaled, cut and sped up."""
     return fit_trace(
         chosen,
         min_osl=options.min_osl,
@@ -122,10 +123,18 @@ def _fit(chosen: Trace, options: TraceConfig) -> tuple[Trace, Fitting]:
     )
 
 
+def replays_trace(config: ServeConfig) -> bool:
+    """Requests are a trace's: at its times, or as sessions."""
+    name, path = config.dataset.dataset_name, config.dataset.dataset_path
+    if name in TRACE_DATASETS:
+        return True
+    return name in SessionsConfig.DATASETS and path is not None and not holds_conversations(Path(path))
+
+
 def within_limits(config: ServeConfig, endpoint: Endpoint) -> ServeConfig:
     """A trace's requests are cut to what the server takes; other prompts too long for it are refused."""
     limit, chosen = endpoint.facts.max_model_len, config.trace.max_len
-    if config.dataset.dataset_name not in TRACE_DATASETS or limit is None:
+    if limit is None or not replays_trace(config):
         return config
     longest = limit if chosen is None else min(chosen, limit)
     return replace(config, trace=replace(config.trace, max_len=longest))

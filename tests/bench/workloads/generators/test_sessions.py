@@ -10,6 +10,7 @@ from prefixlab.bench.traces.trace import Trace
 from prefixlab.bench.workloads.generators.sessions import (
     SessionShape,
     ThinkTime,
+    first_sessions,
     live_workload,
     recorded_workload,
     sketch_live,
@@ -132,7 +133,7 @@ def a_trace(**columns: object) -> Trace:
 
 
 def test_recorded_sessions_keep_their_prompts_and_wait_as_long_as_their_users_did() -> None:
-    sketches = sketch_recorded(a_trace())
+    sketches = sketch_recorded(first_sessions(a_trace()))
     assert list(sketches.session_ids or ()) == ["a", "a", "b", "b"]
     assert sketches.prompt_tokens.tolist() == [25, 47, 20, 40]
     assert sketches.output_tokens.tolist() == [4, 6, 5, 7]
@@ -146,26 +147,28 @@ def test_recorded_sessions_keep_their_prompts_and_wait_as_long_as_their_users_di
 def test_a_delay_of_ones_own_takes_the_place_of_the_recorded_ones(
     think: ThinkTime, delays: list[float]
 ) -> None:
-    sketches = sketch_recorded(a_trace(), think)
+    sketches = sketch_recorded(first_sessions(a_trace()), think)
     assert sketches.delays_s is not None and sketches.delays_s[1::2].tolist() == delays
     assert not sketches.delays_s[::2].any(), "the first turn is never delayed"
 
 
 def test_so_many_sessions_of_so_many_turns_are_taken_and_turns_count_from_0() -> None:
-    assert sketch_recorded(a_trace(), num_sessions=1).prompt_tokens.tolist() == [25, 47]
-    assert sketch_recorded(a_trace(), num_turns=1).prompt_tokens.tolist() == [25, 20]
-    late = sketch_recorded(a_trace(turns=np.array([7, 3, 9, 4])))
+    assert first_sessions(a_trace(), num_sessions=1).prompt_tokens.tolist() == [25, 47]
+    assert first_sessions(a_trace(), num_turns=1).prompt_tokens.tolist() == [25, 20]
+    late = first_sessions(a_trace(turns=np.array([7, 3, 9, 4])))
     assert late.turns is not None and late.turns.tolist() == [0, 1, 0, 1]
-    unnumbered = sketch_recorded(a_trace(turns=None))
+    unnumbered = first_sessions(a_trace(turns=None))
     assert unnumbered.prompt_tokens.tolist() == [25, 47, 20, 40]
 
 
 def test_a_trace_without_sessions_is_refused_and_one_without_think_times_says_so() -> None:
     with pytest.raises(ConfigError, match=r"t\.jsonl knows no sessions"):
-        recorded_workload(a_trace(session_ids=None))
-    notes = recorded_workload(a_trace(think_s=None)).notes
+        first_sessions(a_trace(session_ids=None))
+    notes = recorded_workload(first_sessions(a_trace(think_s=None))).notes
     assert any("does not say how long users thought" in note for note in notes)
-    assert any("as long as was recorded" in note for note in recorded_workload(a_trace()).notes)
+    assert any(
+        "as long as was recorded" in note for note in recorded_workload(first_sessions(a_trace())).notes
+    )
 
 
 def test_the_notes_say_what_is_sent() -> None:

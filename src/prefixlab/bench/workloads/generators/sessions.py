@@ -20,7 +20,7 @@ from prefixlab.bench.traces.fidelity import Recorded
 from prefixlab.bench.traces.trace import Trace
 from prefixlab.bench.workloads.draws import Draws
 from prefixlab.bench.workloads.generators.random import draw_lengths
-from prefixlab.bench.workloads.sketch import NOBODY, FloatArray, IntArray, Sketches
+from prefixlab.bench.workloads.sketch import NOBODY, FloatArray, Sketches
 from prefixlab.bench.workloads.workload import Workload
 from prefixlab.core.errors import ConfigError
 
@@ -137,91 +137,19 @@ def sketch_live(shape: SessionShape, think: ThinkTime, *key: int) -> Sketches:
     )
 
 
-@lru_cache(maxsize=4)
-def recorded_workload(
-    trace: Trace,
-    think: ThinkTime | None = None,
-    *key: int,
-    num_sessions: int | None = None,
-    num_turns: int | None = None,
-    unfitted: Trace | None = None,
-) -> Workload:
-    """The sessions of a trace, the first so many, and of each the first turns, if asked.
-
-    Args:
-        think: instead of the recorded think times.
-        unfitted: the same requests before anything was done to their lengths, for the report's fidelity.
+@lru_cache(maxsize=2)
+def first_sessions(trace: Trace, num_sessions: int | None = None, num_turns: int | None = None) -> Trace:
+    """The sessions of a trace that begin first, and of each the first turns; None: all. One session after
+    another, turns counted from 0.
 
     Raises:
         ConfigError: the trace knows no sessions.
     """
-    sketches = sketch_recorded(trace, think, *key, num_sessions=num_sessions, num_turns=num_turns)
-    assert sketches.turns is not None
-    later = sketches.turns > 0
-    num_found = int((~later).sum())
-    notes = [
-        f"{num_found:,} sessions of {trace.name}, {len(sketches):,} turns; prompts are as recorded, so "
-        "what is answered now is in none of them",
-        *trace.notes,
-    ]
-    if not trace.has_ids:
-        notes.append(f"{trace.name} does not say what prompts share: no turn holds the one before it")
-    if think is not None:
-        notes.append(f"think time of {think} before each later turn, not the recorded one")
-    elif trace.think_s is None or np.isnan(trace.think_s).all():
-        if later.any():
-            notes.append(
-                f"{trace.name} does not say how long users thought: later turns follow at once "
-                "(--think-time says how long)"
-            )
-    else:
-        notes.append("later turns wait for the answer before, and then as long as was recorded")
-    recorded = None
-    if unfitted is not None:
-        as_recorded = sketches
-        if unfitted is not trace:
-            as_recorded = sketch_recorded(unfitted, num_sessions=num_sessions, num_turns=num_turns)
-        recorded = Recorded.of(as_recorded)
-    flags = "--num-turns, --length-scale, --max-len, --max-isl and --max-osl"
-    return Workload(sketches, notes=tuple(notes), length_flags=flags, recorded=recorded)
-
-
-def sketch_recorded(
-    trace: Trace,
-    think: ThinkTime | None = None,
-    *key: int,
-    num_sessions: int | None = None,
-    num_turns: int | None = None,
-) -> Sketches:
-    """See `recorded_workload`. Without times of arrival: a later turn goes when the one before has ended."""
     if trace.session_ids is None:
         raise ConfigError(
             f"{trace.name} knows no sessions: none of its rows says which conversation it is of; "
             "bench trace replays it at its times"
         )
-    order, sessions, turns = _by_session(trace)
-    keep = turns < (len(trace) if num_turns is None else num_turns)
-    keep &= sessions < (len(trace) if num_sessions is None else num_sessions)
-    order, turns = order[keep], turns[keep]
-    is_first = turns == 0
-    if think is not None:
-        delays = think.draw(len(order), *key)
-    else:
-        delays = np.zeros(len(order)) if trace.think_s is None else np.nan_to_num(trace.think_s[order])
-    chosen = trace.take(order)
-    return replace(
-        chosen.sketches,
-        offsets_s=None,
-        after=np.where(is_first, NOBODY, np.arange(len(order)) - 1),
-        delays_s=np.where(is_first, 0.0, delays),
-        turns=turns,
-    )
-
-
-def _by_session(trace: Trace) -> tuple[IntArray, IntArray, IntArray]:
-    """The trace's rows session by session, in the order in which sessions begin; of each of these, shape
-    (n,), the number of its session and its turn, both from 0."""
-    assert trace.session_ids is not None
     numbers: dict[str, int] = {}
     session = np.fromiter((numbers.setdefault(name, len(numbers)) for name in trace.session_ids), np.int64)
     turn = np.zeros(len(trace), np.int64) if trace.turns is None else trace.turns
@@ -229,4 +157,60 @@ def _by_session(trace: Trace) -> tuple[IntArray, IntArray, IntArray]:
     session = session[order]
     begins = np.flatnonzero(np.diff(session, prepend=-1))
     counts = np.diff(begins, append=len(session))
-    return order, session, np.arange(len(session)) - np.repeat(begins, counts)
+    turn = np.arange(len(session)) - np.repeat(begins, counts)
+    keep = turn < (len(trace) if num_turns is None else num_turns)
+    keep &= session < (len(trace) if num_sessions is None else num_sessions)
+    return replace(trace.take(order[keep]), turns=turn[keep])
+
+
+@lru_cache(maxsize=4)
+def recorded_workload(
+    trace: Trace, think: ThinkTime | None = None, *key: int, unfitted: Trace | None = None
+) -> Workload:
+    """Of sessions as `first_sessions` gives them.
+
+    Args:
+        think: instead of the recorded think times.
+        key: whole numbers ≥ 0 that those depend on.
+        unfitted: the same requests before anything was done to their lengths, for the report's fidelity.
+    """
+    sketches = sketch_recorded(trace, think, *key)
+    assert sketches.turns is not None
+    later = sketches.turns > 0
+    notes = [
+        f"{int((~later).sum()):,} sessions of {trace.name}, {len(sketches):,} turns; prompts are as "
+        "recorded, so what is answered now is in none of them",
+        *trace.notes,
+    ]
+    if not trace.has_ids:
+        notes.append(f"{trace.name} does not say what prompts share: no turn holds the one before it")
+    if think is not None:
+        notes.append(f"think time of {think} before each later turn, not the recorded one")
+    elif trace.think_s is not None and not np.isnan(trace.think_s).all():
+        notes.append("later turns wait for the answer before, and then as long as was recorded")
+    elif later.any():
+        notes.append(
+            f"{trace.name} does not say how long users thought: later turns follow at once "
+            "(--think-time says how long)"
+        )
+    recorded = None
+    if unfitted is not None:
+        recorded = Recorded.of(replace(unfitted.sketches, offsets_s=None))
+    flags = "--num-turns, --length-scale, --max-len, --max-isl and --max-osl"
+    return Workload(sketches, notes=tuple(notes), length_flags=flags, recorded=recorded)
+
+
+def sketch_recorded(trace: Trace, think: ThinkTime | None = None, *key: int) -> Sketches:
+    """See `recorded_workload`. Without times of arrival: a later turn goes when the one before has ended."""
+    assert trace.turns is not None, "as first_sessions gives them"
+    is_first = trace.turns == 0
+    if think is not None:
+        delays = think.draw(len(trace), *key)
+    else:
+        delays = np.zeros(len(trace)) if trace.think_s is None else np.nan_to_num(trace.think_s)
+    return replace(
+        trace.sketches,
+        offsets_s=None,
+        after=np.where(is_first, NOBODY, np.arange(len(trace)) - 1),
+        delays_s=np.where(is_first, 0.0, delays),
+    )
