@@ -85,13 +85,9 @@ def test_the_block_has_the_layout_that_readers_of_bench_serving_know() -> None:
     assert all(len(line) <= WIDTH + 4 for line in lines)
 
 
-def test_in_open_loop_latency_from_the_schedule_comes_first() -> None:
+def test_notes_stand_below_the_block() -> None:
     run = a_run(50)
-    block = result_block([], run.metrics, run.check, open_loop=True, notes=["late"])
-    assert block.index("Time to First Token from Schedule") < block.index(
-        "---------------Time to First Token---"
-    )
-    assert block.endswith("note: late")
+    assert result_block([], run.metrics, run.check, notes=["late"]).endswith("=\nnote: late")
 
 
 def test_repeats_are_pooled_by_percent_and_their_spread_is_kept() -> None:

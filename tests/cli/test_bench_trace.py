@@ -80,7 +80,9 @@ def test_several_speeds_are_points_side_by_side_each_from_a_cold_cache(
     assert [row["speedup"] for row in rows] == [0.2, 0.5, 1.0]
     assert {row["expected_cached_tokens"] for row in rows} == {32 + 16 + 32 + 16 + 32}
     with Path("kept", "sweep.csv").open() as file:
-        assert [row["speedup"] for row in csv.DictReader(file)] == ["0.2", "0.5", "1.0"]
+        table = list(csv.DictReader(file))
+    assert [row["speedup"] for row in table] == ["0.2", "0.5", "1.0"]
+    assert table[0]["fidelity"].startswith("prompts 6 of 6 exact")
     # what a point was asked is in its folder, and bench serve can read it
     point = json.loads(Path("kept", "001-speedup=0.5", "config.json").read_text())
     assert (point["verb"], point["trace"]["speedup"]) == ("bench serve", 0.5)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from prefixlab.bench.config.dataset import DatasetConfig
 from prefixlab.bench.config.load import LoadConfig
@@ -19,12 +21,15 @@ from prefixlab.bench.metrics.point import PointResult
 from prefixlab.bench.runs.checks import check_point
 from prefixlab.bench.runs.point import outline
 from prefixlab.bench.runs.serve import ServeRun
-from prefixlab.bench.runs.trace import within_limits
+from prefixlab.bench.runs.trace import with_room, within_limits
 from prefixlab.bench.targets.endpoint import open_endpoint
+from prefixlab.bench.traces.fidelity import Recorded
 from prefixlab.bench.verdict import Verdict
 from prefixlab.bench.workloads.prompts import make_prompts
+from prefixlab.bench.workloads.sketch import Sketches
 from prefixlab.bench.workloads.tokens import Vocabulary
-from prefixlab.bench.workloads.wording import IdWording, common_prefix
+from prefixlab.bench.workloads.wording import ChatWording, IdWording, common_prefix
+from prefixlab.bench.workloads.workload import Workload
 from prefixlab.core.errors import ConfigError
 from prefixlab.core.text.byte_tokenizer import ByteTokenizer
 from tests.bench.fake_server import FakeServer
@@ -263,3 +268,43 @@ def test_the_prompts_of_a_trace_share_the_blocks_it_says_and_not_one_token_more(
             if blocks is None:
                 blocks = min(len(row["hash_ids"]), len(rows[j]["hash_ids"]))
             assert common_prefix(prompts[i], prompts[j]) == 16 * blocks
+
+
+CHAT = ChatWording(ByteTokenizer())
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    requests=st.lists(
+        st.tuples(st.lists(st.integers(0, 2), min_size=1, max_size=6), st.integers(0, 20)),
+        min_size=1,
+        max_size=12,
+    ),
+    block_size=st.sampled_from([1, 4, 16, 40]),
+)
+def test_a_chat_template_finds_room_in_any_trace_and_adds_no_sharing_but_its_own(
+    requests: list[tuple[list[int], int]], block_size: int
+) -> None:
+    rows = []
+    for number, (choices, own) in enumerate(requests):
+        chain = [sum(3**k * (1 + c) for k, c in enumerate(choices[: i + 1])) for i in range(len(choices))]
+        pieces = [(key, block_size) for key in chain]
+        rows.append([*pieces, (-1 - number, own)] if own else pieces)
+    sketches = Sketches.of(rows, [1] * len(rows))
+    recorded = Recorded.of(sketches)
+    roomy = with_room(Workload(sketches=sketches, recorded=recorded), CHAT)
+    assert roomy.sketches is not None
+    prompts = [prompt.token_ids for prompt in make_prompts(roomy.sketches, CHAT, 1)]
+    template = CHAT.num_head_tokens + CHAT.num_tail_tokens
+    for prompt, wanted in zip(prompts, sketches.prompt_tokens.tolist(), strict=True):
+        assert len(prompt) == wanted or wanted < template + 6 <= len(prompt) + 6
+    for place, prompt in enumerate(prompts):
+        shared = max((common_prefix(prompt, earlier) for earlier in prompts[:place]), default=0)
+        most = max(int(sketches.shared_tokens[place]), CHAT.num_head_tokens if place else 0)
+        assert shared <= most or len(prompt) > sketches.prompt_tokens[place]
+
+
+def test_ids_need_no_room_and_other_workloads_are_left_alone(trace: Path) -> None:
+    workload = outline(config_of(trace)).workload
+    assert with_room(workload, IdWording(Vocabulary.of_size(64, "test"))) is workload
+    assert with_room(replace(workload, recorded=None), CHAT).sketches is workload.sketches

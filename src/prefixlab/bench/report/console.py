@@ -1,7 +1,7 @@
 """The 50-column result block that users of `bench_serving` know: its layout, and the one of a cache sweep.
 
-Owns the layout (label left, value from column 42, sections between rules) and the block of `bench warm-cache`
-and `bench trace`, with SGLang's labels; `point_block.py` has that of `bench serve`.
+Owns the layout (label left, value from column 42, sections between rules) and the block of `bench warm-cache`,
+with SGLang's labels; `points/block.py` has that of all other verbs.
 
 Invariant: a value that was not measured is printed as n/a, never as 0.
 """
@@ -26,11 +26,6 @@ _LATENCY_SECTIONS = (
     ("Time per Output Token (excl. 1st token)", "TPOT", "tpot_s"),
     ("Inter-Token Latency", "ITL", "itl_s"),
 )
-_INTENT_SECTIONS = (
-    ("End-to-End Latency from Schedule", "E2E Latency", "e2e_from_intent_s"),
-    ("Time to First Token from Schedule", "TTFT", "ttft_from_intent_s"),
-    ("Sent after Schedule", "Lag", "send_lag_s"),
-)
 
 
 def result_block(
@@ -38,15 +33,14 @@ def result_block(
     metrics: Metrics,
     check: CacheCheck,
     *,
-    open_loop: bool = False,
     notes: Iterable[str] = (),
 ) -> str:
-    """The block. In open loop latencies from the schedule come first: what a user would have felt."""
+    """The block, and below it the notes."""
     lines = [" Serving Benchmark Result ".center(WIDTH, "=")]
     lines += map(line, heading)
     lines += map(line, _throughput_rows(metrics))
     lines += section(" Prefix Cache ", _cache_rows(check))
-    for title, name, field in (_INTENT_SECTIONS if open_loop else ()) + _LATENCY_SECTIONS:
+    for title, name, field in _LATENCY_SECTIONS:
         lines += section(title, _latency_rows(name, getattr(metrics, field)))
     lines.append("=" * WIDTH)
     lines += [f"note: {note}" for note in notes]

@@ -95,7 +95,8 @@ def write_csv(path: Path, results: Sequence[PointResult]) -> None:
 def _flat(result: PointResult) -> dict[str, Any]:
     figures = result_keys(result)
     single = {key: value for key, value in figures.items() if not isinstance(value, dict | list)}
-    return {**result.settings.swept, **single, "passes": passes(result)}
+    said = {} if result.fidelity is None else {"fidelity": str(result.fidelity)}
+    return {**result.settings.swept, **single, **said, "passes": passes(result)}
 
 
 def _figures(result: PointResult) -> list[str]:
