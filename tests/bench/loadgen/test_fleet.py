@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -137,6 +138,27 @@ def check_recovery(folder: Path) -> None:
     assert recover(folder) == 0, "a second time finds nothing to do"
     left = {path.name.partition("-")[0] for path in folder.iterdir()}
     assert left == {"records", "job.json", "start.json"}
+
+
+def test_an_interrupt_reaches_runs_in_other_threads() -> None:
+    entered, over = threading.Event(), threading.Event()
+    found: list[int] = []
+
+    def run_elsewhere() -> None:
+        with Interrupts(lambda: found.append(-1)) as interrupts:
+            entered.set()
+            over.wait(10)
+            found.append(interrupts.count)
+
+    thread = threading.Thread(target=run_elsewhere)
+    with Interrupts() as interrupts:
+        thread.start()
+        entered.wait(10)
+        signal.raise_signal(signal.SIGINT)
+        assert interrupts.count == 1
+        over.set()
+        thread.join()
+    assert found == [-1, 1]
 
 
 def test_a_driver_that_is_killed_takes_its_children_along_and_loses_no_finished_request(

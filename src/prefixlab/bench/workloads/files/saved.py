@@ -117,7 +117,7 @@ def _writing(path: Path, *, compressed: bool) -> Iterator[BinaryIO]:
             return
         # No time in the header: the same workload makes the same file.
         with (
-            gzip.GzipFile("", "wb", 6, file, mtime=0) as packed,
+            gzip.GzipFile("", "wb", 1, file, mtime=0) as packed,
             io.BufferedWriter(cast(Any, packed)) as buffer,
         ):
             yield cast(BinaryIO, buffer)
