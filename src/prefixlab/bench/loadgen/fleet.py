@@ -343,5 +343,5 @@ class LocalFleet:
     def _on_end(self, child: Child) -> None:
         if child.process.returncode not in (0, REFUSED, jobs.TOLD_TO_END):
             sys.stderr.write(child.complaints.decode("utf-8", "replace"))
-        if not child.is_decoder and child.health is None:
+        if not child.is_decoder:
             self.decoders[self.workers.index(child)].stop()

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from prefixlab.bench.loadgen import capture
 from prefixlab.bench.loadgen.capture import NEVER, Ending
+from prefixlab.bench.loadgen.job import capture_path, progress_path
+from prefixlab.bench.loadgen.progress import Counter, open_counters
 from prefixlab.bench.loadgen.sockets import exchange
 from prefixlab.bench.loadgen.sockets.exchange import Exchange
 from prefixlab.bench.loadgen.sockets.stamps import KernelStamps
@@ -197,6 +200,42 @@ def test_an_answer_without_end_is_given_up_before_it_fills_memory(
         answer = drive(lay_down(tmp_path, server.port)).one
     assert answer.ending is Ending.GARBAGE
     assert "no end of the answer after" in answer.detail
+
+
+def test_a_stream_has_begun_with_its_first_chunk_also_where_the_head_comes_by_itself(tmp_path: Path) -> None:
+    def handle(peer: Peer, body: bytes) -> None:
+        peer.begin_chunks()
+        time.sleep(0.05)
+        for _ in range(3):
+            peer.chunk(b"data: {}\n\n")
+            time.sleep(0.02)
+        peer.end_chunks()
+
+    with serving(each_request(handle)) as server:
+        seen = drive(lay_down(tmp_path, server.port))
+    assert seen.endings == [Ending.COMPLETE]
+    assert open_counters(progress_path(tmp_path, 0))[Counter.FIRST] == 1
+
+
+def test_what_has_ended_is_in_the_capture_but_for_the_last_few(tmp_path: Path) -> None:
+    """So that a kill loses no more than these, however fast answers come."""
+    slots, num_requests = 32, 1500
+    missing: list[int] = []
+
+    def handle(peer: Peer, body: bytes) -> None:
+        number = int(body)
+        if number % 250 == 0:
+            with capture_path(tmp_path, 0).open("rb") as file:
+                capture.check_magic(file)
+                written = sum(isinstance(frame, capture.Answer) for frame in capture.read_frames(file))
+            missing.append(number - slots - written)
+        peer.answer()
+
+    with serving(each_request(handle)) as server:
+        bodies = [b"%d" % number for number in range(num_requests)]
+        seen = drive(lay_down(tmp_path, server.port, bodies, max_concurrency=slots))
+    assert seen.endings == [Ending.COMPLETE] * num_requests
+    assert max(missing) <= 2 * 64 + slots  # those that may wait, those of one round of events
 
 
 def test_a_server_that_closes_idle_connections_costs_nothing(tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
     python -m prefixlab.bench.loadgen.decoding.process FOLDER WORKER
 
 Owns the file of lines and the decoder's counters. Prints `ready` when it stands by, and at the end its half
-of the client's health as one JSON line. SIGTERM says that the worker has gone: it decodes what is there, and
-ends.
+of the client's health as one JSON line. SIGTERM says that the worker has gone: it decodes what is left, and
+ends. While the worker runs, a thread of low priority decodes; afterwards nobody has to be given way to, so
+the rest is decoded at the priority that the process has.
 
 Invariant: a record is in its file before it is counted.
 """
@@ -16,9 +17,9 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Self
 
 from prefixlab.bench.loadgen import job as jobs
@@ -52,11 +53,12 @@ class Decoder:
         os.close(self._fd)
         self._tail.close()
 
-    def catch_up(self, *, last_call: bool = False) -> bool:
+    def catch_up(self, *, last_call: bool = False, stop: Callable[[], bool] = lambda: False) -> bool:
         """Write what has become ready; returns whether the capture has come to its end.
 
         Args:
             last_call: the worker has gone, whether its capture has an end or not.
+            stop: asked after each record; what is ready then is left for the next call.
         """
         lines: list[bytes] = []
         records: list[Record] = []
@@ -68,6 +70,8 @@ class Decoder:
             if size >= _BATCH_BYTES:
                 self._write(lines, records)
                 lines, records, size = [], [], 0
+            if stop():
+                break
         self._write(lines, records)
         return self._tail.ended
 
@@ -96,27 +100,53 @@ def count(record: Record, counters: Counters) -> None:
         counters[Counter.ITL_COUNT] += record.num_output_tokens - record.arrival_counts[0]
 
 
+class _Follower(threading.Thread):
+    """Decodes beside a worker until it is told to leave off, or the capture has ended; then wakes `main`."""
+
+    def __init__(self, decoder: Decoder, wake: Callable[[], object]) -> None:
+        super().__init__(daemon=True)
+        self.leave_off = threading.Event()
+        self.error: BaseException | None = None
+        self._decoder = decoder
+        self._wake = wake
+
+    def run(self) -> None:
+        _give_way()
+        try:
+            while not self._decoder.catch_up(stop=self.leave_off.is_set):
+                if self.leave_off.wait(_PAUSE_S):
+                    return
+        except BaseException as error:
+            self.error = error
+        finally:
+            self._wake()
+
+
 def main(folder: Path, worker: int) -> int:
     """The process. Returns its exit code."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
-    worker_gone = False
-
-    def on_sigterm(number: int, frame: FrameType | None) -> None:
-        nonlocal worker_gone
-        worker_gone = True
-
+    bell, ringer = os.pipe()
+    os.set_blocking(ringer, False)
     try:
         with Decoder(folder, worker) as decoder:
-            signal.signal(signal.SIGTERM, on_sigterm)
-            _give_way()
+            follower = _Follower(decoder, lambda: os.write(ringer, b"."))
+            signal.signal(signal.SIGTERM, lambda *_: follower.leave_off.set())
+            signal.set_wakeup_fd(ringer)
+            follower.start()
             _say("ready")
-            while True:
-                last_call = worker_gone
-                if decoder.catch_up(last_call=last_call) or last_call:
-                    break
-                if select.select([sys.stdin], [], [], _PAUSE_S)[0]:
-                    return _ORPHANED  # nothing is ever written there, so it was closed: the parent has gone
+            while follower.is_alive() and not follower.leave_off.is_set():
+                # Nothing is ever written to standard input, so it was closed: the parent has gone.
+                if sys.stdin in select.select([sys.stdin, bell], [], [])[0]:
+                    return _ORPHANED
+                os.read(bell, 64)
+                if not follower.leave_off.is_set():
+                    follower.join()  # it rings as the last thing it does
+            follower.join()
+            if follower.error is not None:
+                raise follower.error
+            if follower.leave_off.is_set():
+                decoder.catch_up(last_call=True)
             _say(decoder.health.to_json())
     except PrefixlabError as error:
         sys.stderr.write(f"{error}\n")
@@ -125,12 +155,12 @@ def main(folder: Path, worker: int) -> int:
 
 
 def _give_way() -> None:
-    """To the socket loops. A system that has no such thing, or refuses it, does without."""
+    """To the socket loops: the calling thread, on Linux. A system that has no such thing, or refuses it, does
+    without."""
     with contextlib.suppress(OSError):
         os.nice(19)
     with contextlib.suppress(AttributeError, OSError):
-        # Not only less time: a loop that wakes takes the core at once from a process of this class.
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _say(text: str) -> None:

@@ -28,8 +28,9 @@ LOOK_NS = 250_000_000
 could not be seen in its last bytes is noticed then. A busy one is left alone, as all streams would be parsed
 at about the same time, and those whose bytes come meanwhile would be read late."""
 
-_MAX_UNPARSED = 1024
-"""Reads after which a busy stream is parsed all the same, so that little is left to do when it ends."""
+_MAX_UNPARSED = 64
+"""Reads after which a busy stream is parsed all the same, so that little is left to do when it ends, and one
+that goes on behind its end is noticed."""
 
 MAX_ANSWER_BYTES = 256 << 20
 """An answer that does not end would fill memory. A million tokens take less."""
@@ -313,7 +314,7 @@ class Exchange:
         except WireError as error:
             self._on_end(self, Ending.GARBAGE, str(error))
             return False
-        if body and self._body_begun_at is None:
+        if (body or num_skipped) and self._body_begun_at is None:
             self._body_begun_at = len(self._pieces) - 1
             self._tally.num_first += 1
             self._tally.num_pieces += 1

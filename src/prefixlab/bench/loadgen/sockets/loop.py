@@ -34,8 +34,9 @@ _MAX_STARTS = 32
 """Requests begun before events are looked at again, so that a burst does not make the loop deaf."""
 _MAX_LOOKS = 8
 """Streams looked at between two rounds of events, for the same reason."""
-_MAX_WRITES = 4
-"""Answers written between two rounds of events: when many streams end at once, reading goes first."""
+_MAX_WRITES, _MAX_UNWRITTEN = 4, 64
+"""Answers written between two rounds of events, and how many may wait for that: when many streams end at
+once, reading goes first. What waits would be lost with the process."""
 _MAX_DETAIL = 500
 
 
@@ -108,7 +109,7 @@ class Loop:
             self._tick(now_ns)
         if self._to_look_at:
             self._look_at_some(now_ns)
-        self._write_some(_MAX_WRITES)
+        self._write_some(max(_MAX_WRITES, len(self._unwritten) - _MAX_UNWRITTEN))
         next_ns = now_ns if self._to_look_at or self._unwritten else self._next_start_ns(now_ns)
         self._wake_ns = min(next_ns, self._next_tick_ns)
         return next_ns != NOT_YET_NS or bool(self._in_flight)
