@@ -107,3 +107,11 @@ def test_flags_of_a_sweep_take_lists_and_a_json_object_is_one_value() -> None:
     add_flags(parser, DatasetConfig, listed=SWEEPABLE)
     ratio = '{"input": 0.5, "output": 0}'
     assert vars(parser.parse_args(["--random-range-ratio", ratio])) == {"random_range_ratio": (ratio,)}
+
+
+def test_prompts_that_share_are_as_many_as_they_say_not_as_concurrency_does() -> None:
+    assert settings_of({"dataset_name": "random"}, {"max_concurrency": 8})["num_prompts"] == 24
+    for name in ("generated-shared-prefix", "prefix_repetition", "shared-prefix", "hit-rate", "sessions"):
+        assert "num_prompts" not in settings_of({"dataset_name": name}, {"max_concurrency": 8})
+    given = {"dataset_name": "hit-rate", "num_prompts": 7}
+    assert settings_of(given, {"max_concurrency": 8})["num_prompts"] == 7

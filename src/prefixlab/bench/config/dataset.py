@@ -71,7 +71,7 @@ class DatasetConfig:
     """Which prompts."""
 
     dataset_name: str = setting(
-        "random", "random: made-up tokens; custom: prompts from --dataset-path", metavar="random|custom"
+        "random", f"what prompts are made of or read from: {', '.join(DATASETS)}", metavar="NAME"
     )
     dataset_path: str | None = setting(
         None,

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from prefixlab.core.config import setting
 from prefixlab.core.errors import ConfigError
 
+SHARING_DATASETS = ("shared-prefix", "hit-rate", "prefix_repetition", "generated-shared-prefix")
 POPULARITIES = ("uniform", "zipf")
 DEFAULT_PAGE_SIZE = 16
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from prefixlab.bench.config.sharing import SHARING_DATASETS
 from prefixlab.core.config import Values, setting
 from prefixlab.core.errors import ConfigError
 
@@ -83,6 +84,8 @@ def settings_of(given: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str,
     options.update(point)
     concurrency = options.get("max_concurrency")
     decided = {"num_prompts", "duration", "stage", "schedule", "dataset_path"} & set(options)
+    # How much these share depends on how many they are, which is theirs to say.
+    decided |= {"sessions", *SHARING_DATASETS} & {options.get("dataset_name")}
     if concurrency is not None and not decided:
         options["num_prompts"] = max(REQUESTS_PER_SLOT * concurrency, FEWEST_REQUESTS)
     return options
