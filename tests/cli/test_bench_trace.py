@@ -168,7 +168,8 @@ def test_strict_turns_a_mismatch_into_exit_code_3(
 def test_a_dry_run_says_what_would_be_sent(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "trace", str(trace), "--port", "9", "--dry-run", "--speedup", "0.5"]) == 0
     assert capsys.readouterr().out == (
-        "000: 6 requests over 0.1 s, open loop, times of the trace; 255 prompt tokens, 48 output tokens\n"
+        "000: 6 requests over 0.1 s, open loop, times of the trace, speedup 0.5; 255 prompt tokens, "
+        "48 output tokens\n"
         "1 point: 6 requests, 255 prompt tokens, 48 output tokens, at least 0 s of arrivals; besides, up to "
         "3 short probes at each point\n"
         "note: replayed 0.5 times as fast as recorded\n"

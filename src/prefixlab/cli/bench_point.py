@@ -283,8 +283,9 @@ def describe_point(config: ServeConfig) -> str:
     limit = "" if config.load.duration is None else f", nothing after {config.load.duration:g} s"
     sketches = planned.workload.sketches
     sessions = f" of {counted(num_arriving(planned.workload), 'session')}" if has_sessions(sketches) else ""
+    pace = config.load.describe(config.arrivals())
     return (
-        f"{repeats}{counted(planned.num_requests, 'request')}{sessions}{arriving}, {config.load.describe()}{limit}; "
+        f"{repeats}{counted(planned.num_requests, 'request')}{sessions}{arriving}, {pace}{limit}; "
         f"{tokens}, {counted(output, 'output token')}"
     )
 

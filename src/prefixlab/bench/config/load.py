@@ -227,9 +227,9 @@ class LoadConfig:
             return f"{shape}, {self.ramp_up_strategy} ramp {ends}"
         return f"{shape}, {self.request_rate:g} req/s"
 
-    def describe(self) -> str:
-        """For reports: which loop, and at what pace."""
+    def describe(self, arrivals: str | None = None) -> str:
+        """Which loop, and at what pace; `arrivals` where more is known of them than here."""
         if not self.open_loop:
             return f"closed loop, {self.max_concurrency} in flight"
         cap = "" if self.max_concurrency is None else f", at most {self.max_concurrency} in flight"
-        return f"open loop, {self.arrivals()}{cap}"
+        return f"open loop, {arrivals or self.arrivals()}{cap}"
