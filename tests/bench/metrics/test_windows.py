@@ -67,15 +67,39 @@ def test_where_everything_is_sent_at_once_nothing_is_steady() -> None:
     assert summarise([], 0).steady is None
 
 
-def test_in_open_loop_the_window_is_from_the_first_intended_start_to_the_last() -> None:
-    records = [ok_record(f"r{i}", intended_s=2.0 + i, arrivals_s=[3.0 + i, 5.0 + i]) for i in range(11)]
-    steady = summarise(records, 11, open_loop=True).steady
+def test_in_open_loop_the_window_is_the_last_two_thirds_of_the_arrivals() -> None:
+    records = [ok_record(f"r{i}", intended_s=2.0 + i, arrivals_s=[3.0 + i, 5.0 + i]) for i in range(13)]
+    steady = summarise(records, 13, open_loop=True).steady
     assert steady is not None
-    assert (steady.windows[0].start_s, steady.windows[0].end_s) == (2.0, 12.0)
-    # first tokens at 3 … 11 and second ones at 5 … 11 lie inside; ends at 5 … 11
-    assert steady.output_throughput == pytest.approx((9 + 7) / 10)
-    assert steady.request_throughput == pytest.approx(7 / 10)
+    assert (steady.windows[0].start_s, steady.windows[0].end_s) == (6.0, 14.0)
+    # One request of two tokens a second: those sent before the window give it what those at its end take.
+    assert steady.output_throughput == pytest.approx(2.0)
+    assert steady.request_throughput == pytest.approx(1.0)
     assert summarise(records[:1], 1, open_loop=True).steady is None
+
+
+@pytest.mark.parametrize(("slots", "count"), [(1, 10), (10, 30), (10, 95), (50, 150)])
+@pytest.mark.parametrize("spread", [0.0, 0.02, 0.3])
+def test_steady_rates_are_the_servers_however_few_waves_there_are(
+    slots: int, count: int, spread: float
+) -> None:
+    """A server that serves so many at once, each in about a second, ten tokens and half of it prefill."""
+    draw = np.random.default_rng(1)
+    free = [0.0] * slots
+    records = []
+    for number in range(count):
+        begun_s = free.pop(free.index(min(free)))
+        long_s = 1.0 + spread * float(draw.uniform(-1, 1))
+        arrivals = [begun_s + long_s * (0.5 + 0.5 * token / 9) for token in range(10)]
+        records.append(
+            ok_record(f"{number}", intended_s=begun_s, arrivals_s=arrivals, planned_prompt_tokens=50)
+        )
+        free.append(arrivals[-1])
+    steady = summarise(records, count).steady
+    assert steady is not None
+    assert steady.request_throughput == pytest.approx(slots, rel=0.06)
+    assert steady.output_throughput == pytest.approx(10 * slots, rel=0.06)
+    assert steady.input_throughput == pytest.approx(50 * slots, rel=0.06)
 
 
 def test_segments_of_a_resumed_run_are_added_and_never_compared() -> None:

@@ -191,8 +191,9 @@ def _steady(table: RecordTable, settings: PointSettings) -> Found:
     requests, tokens, seconds = [np.empty(0)], [np.empty(0)], [np.empty(0)]
     for window in windows.steady_windows(table, open_loop=settings.open_loop):
         rows = table.ok & (table.segment == window.segment)
-        requests.append(windows.ends_by_slice(table, rows, window, NUM_SLICES))
-        tokens.append(windows.tokens_by_slice(table, rows, window, NUM_SLICES))
+        of_each, of_tokens = np.ones(int(rows.sum())), table.num_output_tokens[rows]
+        requests.append(windows.work_by_slice(table, rows, of_each, window, NUM_SLICES))
+        tokens.append(windows.work_by_slice(table, rows, of_tokens, window, NUM_SLICES))
         seconds.append(np.full(NUM_SLICES, window.duration_s / NUM_SLICES))
     duration_s = np.concatenate(seconds)
     if np.sum(np.concatenate(requests)) < intervals.FEWEST_VALUES:

@@ -2,8 +2,8 @@
 
 Owns the steady-state window. Closed loop: from when requests in flight first reach 90 % of their plateau to
 when they last are there, so without the ramp and without the drain; the plateau is the level at or above
-which they are for half of the time. Open loop: from the first intended start to the last. Tokens count by
-their own arrival, not by their request's.
+which they are for half of the time. Open loop: the last two thirds of the time in which requests arrive.
+A request, and all its tokens, count by the share of its time that lies inside.
 
 Invariants: times of different segments are never compared; no window, no figure (None, never 0).
 """
@@ -22,6 +22,9 @@ FloatArray = npt.NDArray[np.float64]
 
 FULL = 0.9
 """Share of the plateau from which on a closed loop counts as full."""
+
+RAMP = 1 / 3
+"""Of the time of an open loop's arrivals, in which it fills an empty server."""
 
 _BLOCK = 1 << 22
 
@@ -45,7 +48,6 @@ class SteadyState:
 
     windows: tuple[Window, ...]
     duration_s: float
-    num_finished: int
     request_throughput: float
     input_throughput: float
     output_throughput: float
@@ -128,12 +130,21 @@ def tokens_by_slice(table: RecordTable, rows: BoolArray, window: Window, num_sli
     return tokens
 
 
-def ends_by_slice(table: RecordTable, rows: BoolArray, window: Window, num_slices: int) -> FloatArray:
-    """Requests of `rows` that ended in each of the equal slices of `window`, shape (num_slices,)."""
-    ends_s = table.last_s[rows & _inside(table.last_s, window)]
-    which = (ends_s - window.start_s) * (num_slices / window.duration_s)
-    places = np.minimum(which.astype(np.int64), num_slices - 1)
-    return np.bincount(places, minlength=num_slices).astype(np.float64)
+def work_by_slice(
+    table: RecordTable, rows: BoolArray, amounts: npt.NDArray[np.generic], window: Window, num_slices: int
+) -> FloatArray:
+    """The amounts of `rows` (shape (num rows,): tokens, or 1 for the request itself), each spread evenly from
+    sending to end, that fall into each of the equal slices of `window`; shape (num_slices,).
+
+    A whole request counts whole wherever it begins and ends, so a window that cuts through requests counts
+    none too many and none too few. Counted by their ends, or tokens by their arrivals, those that are under way
+    as a closed loop begins come in waves, and whether the window has one wave more is chance.
+    """
+    sent_s, last_s = table.sent_s[rows], table.last_s[rows]
+    long_s = np.maximum(last_s - sent_s, 1e-9)
+    edges_s = np.linspace(window.start_s, window.end_s, num_slices + 1)
+    so_far = [float((np.clip((edge_s - sent_s) / long_s, 0.0, 1.0) * amounts).sum()) for edge_s in edges_s]
+    return np.diff(so_far)
 
 
 def steady_windows(table: RecordTable, *, open_loop: bool) -> list[Window]:
@@ -146,17 +157,16 @@ def steady_state(table: RecordTable, windows: list[Window]) -> SteadyState | Non
     duration = sum(window.duration_s for window in windows)
     if not duration:
         return None
-    finished = num_input = num_output = 0
+    num_requests = num_input = num_output = 0.0
     for window in windows:
         rows = table.ok & (table.segment == window.segment)
-        finished += int((rows & _inside(table.last_s, window)).sum())
-        num_input += int(table.prompt_tokens[rows & _inside(table.first_arrival_s, window)].sum())
-        num_output += int(tokens_by_slice(table, rows, window, 1).sum())
+        num_requests += float(work_by_slice(table, rows, np.ones(int(rows.sum())), window, 1).sum())
+        num_input += float(work_by_slice(table, rows, table.prompt_tokens[rows], window, 1).sum())
+        num_output += float(work_by_slice(table, rows, table.num_output_tokens[rows], window, 1).sum())
     return SteadyState(
         windows=tuple(windows),
         duration_s=duration,
-        num_finished=finished,
-        request_throughput=finished / duration,
+        request_throughput=num_requests / duration,
         input_throughput=num_input / duration,
         output_throughput=num_output / duration,
     )
@@ -170,7 +180,8 @@ def _between_intents(table: RecordTable, segment: int, rows: BoolArray) -> Windo
     begun = table.intended_s[rows & ~np.isnan(table.sent_s)]
     if not len(begun) or begun.min() == begun.max():
         return None
-    return Window(segment, float(begun.min()), float(begun.max()))
+    first_s, last_s = float(begun.min()), float(begun.max())
+    return Window(segment, first_s + (last_s - first_s) * RAMP, last_s)
 
 
 def _on_plateau(table: RecordTable, segment: int, rows: BoolArray) -> Window | None:
