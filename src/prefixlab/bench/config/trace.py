@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from prefixlab.bench.config.dataset import TRACE_DATASETS
@@ -91,6 +91,13 @@ class TraceConfig:
             getattr(self, name) is not None
             for name in ("slice_duration", "min_isl", "max_isl", "agentic_max_turns")
         )
+
+    @property
+    def choosing(self) -> TraceConfig:
+        """Those that choose requests, without those that change them: points that differ in these alone read
+        their trace once."""
+        unchanged: dict[str, Any] = dict.fromkeys(("length_scale", "max_len", "min_osl", "max_osl"))
+        return replace(self, **unchanged, speedup=1.0, time_scale=None)
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {

@@ -38,11 +38,8 @@ ROOM = 3
 def trace_workload(config: ServeConfig, count: int | None) -> Workload:
     """Raises ConfigError where the file cannot be read, or nothing of it is left."""
     assert config.dataset.dataset_path is not None, "checked with the settings"
-    # Sweeps ask for the same again and again; the speed is only known to be another one at the very end.
-    options = replace(config.trace, speedup=1.0, time_scale=None)
-    chosen, recorded = _chosen(
-        config.dataset.dataset_path, _stamp(config.dataset.dataset_path), options, count
-    )
+    path = config.dataset.dataset_path
+    chosen, recorded = _chosen(path, _stamp(path), config.trace.choosing, count)
     return _fitted(chosen, recorded, config.trace)
 
 
@@ -50,7 +47,7 @@ def chosen_trace(config: ServeConfig) -> Trace:
     """What is replayed of it, not yet made to fit: for those who pace it in another way."""
     assert config.dataset.dataset_path is not None, "checked with the settings"
     path = config.dataset.dataset_path
-    return _chosen(path, _stamp(path), replace(config.trace, speedup=1.0, time_scale=None), None)[0]
+    return _chosen(path, _stamp(path), config.trace.choosing, None)[0]
 
 
 def _stamp(path: str) -> tuple[int, int]:
