@@ -127,8 +127,9 @@ class _Revisits:
         number = len(self._owners)
         steps = min(self._num_steps, max(0, round(wanted_tokens / (self._step_pages * self._page_size))))
         owners = np.full(self._num_steps, number)
-        if steps < self._fewest_steps:
-            steps = self._fewest_steps if 2 * steps >= self._fewest_steps <= self._num_steps else 0
+        if 0 < steps < self._fewest_steps:
+            steps = self._fewest_steps * round(steps / self._fewest_steps)
+            steps = 0 if steps > self._num_steps else steps
         if number and steps:
             owners[:steps] = self._owners[self._choose(steps, draws)][:steps]
             self._cuts[int(owners[steps - 1])].add(steps)
