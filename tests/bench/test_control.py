@@ -197,3 +197,21 @@ def test_a_server_that_only_simulates_is_known_by_its_step_times(
 ) -> None:
     fake_server.behaviour.info = {**info, "sim_step_times": {}} if info else {}
     assert native_facts(fake_server).simulated == words
+
+
+@pytest.mark.parametrize(
+    ("info", "oldest_first"),
+    [
+        ({}, True),
+        ({"eviction_policy": "lru"}, True),
+        ({"eviction_policy": "lfu"}, False),
+        ({"radix_eviction_policy": "slru"}, False),
+        ({"enable_hierarchical_cache": True}, False),
+    ],
+)
+def test_a_server_says_whether_what_was_used_longest_ago_goes_first(
+    info: dict[str, object], oldest_first: bool
+) -> None:
+    facts = control.InProcessControl(lambda: {"max_total_num_tokens": 100, **info}, lambda: True).facts()
+    assert facts.capacity_tokens == 100
+    assert facts.forgets_oldest is oldest_first
