@@ -126,6 +126,9 @@ def _read_once(
 
 def _saved(config: ServeConfig, count: int | None) -> Workload:
     workload = saved_workload(_path(config))
+    if workload.offsets_s is not None and not config.load.fixed_schedule:
+        note = "the file has times of its own, which --fixed-schedule sends at"
+        workload = replace(workload, notes=(*workload.notes, note))
     return workload if count is None else workload.first(count)
 
 

@@ -169,14 +169,11 @@ def _read(path: Path, changed_ns: int, size: int) -> Workload:
         raise ConfigError(f"--dataset-path {path} holds no request")
     if head.requests != count:
         raise ConfigError(f"--dataset-path {path} ends early: {count:,} of {head.requests:,} requests")
-    notes = [f"prompts are those of {path}, saved by prefixlab {head.version}"]
-    if columns.offsets_s:
-        notes.append("the file has times of its own, which --fixed-schedule sends at")
     return Workload(
         sketches=columns.sketches(),
         rows=SavedRows(path, range(count)),
         counted=columns.counted,
-        notes=tuple(notes),
+        notes=(f"prompts are those of {path}, saved by prefixlab {head.version}",),
         length_flags=f"{path}",
     )
 
