@@ -357,3 +357,11 @@ def test_a_place_for_a_file_that_is_not_asked_for_is_refused(option: dict[str, A
     with pytest.raises(ConfigError, match="nothing is written there without --save-result"):
         ReportConfig(**option)
     assert ReportConfig(**option, save_result=True).writes_file
+
+
+@pytest.mark.parametrize("flag", ["output_file", "save_workload", "result_filename"])
+def test_a_folder_is_no_file_to_write_and_that_is_said_before_anything_is_sent(
+    flag: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=f"--{flag.replace('_', '-')} .*: that is a folder, not a file"):
+        ReportConfig(**{flag: str(tmp_path), "save_result": flag == "result_filename"})

@@ -122,6 +122,15 @@ class TestKeys:
         noted = replace(result, settings=replace(result.settings, metadata={"gpu": "H200"}))
         assert result_keys(noted)["gpu"] == "H200"
 
+    def test_metadata_never_takes_the_place_of_a_figure(self) -> None:
+        named = replace(a_point(), settings=replace(settings_of(), metadata={"num_prompts": "9", "run": "x"}))
+        keys = result_keys(named)
+        assert (keys["num_prompts"], keys["metadata_num_prompts"], keys["run"]) == (200, "9", "x")
+
+    def test_a_queue_is_told_only_where_a_cap_can_make_one(self) -> None:
+        assert result_keys(a_point())["max_queued_requests"] is None
+        assert result_keys(a_point(open_loop=True))["max_queued_requests"] is not None
+
     def test_the_clients_health_and_what_became_of_every_request_are_there(self) -> None:
         health = ClientHealth(stamps="kernel", num_reads=100, num_merged_reads=3, num_reused=7, num_workers=2)
         health.read_lag_s.record(0.002)

@@ -179,9 +179,11 @@ class Metronome:
         if connection.stream is not None:
             return  # a pipelined request: no client of ours does that
         head, end, body = connection.received.partition(b"\r\n\r\n")
+        if not end:
+            return  # a length may be cut in two
         lowered = head.lower() + b"\r\n"
         length = int(lowered.partition(b"content-length:")[2].partition(b"\r\n")[0] or 0)
-        if not end or len(body) < length:
+        if len(body) < length:
             return
         connection.received = b""
         try:

@@ -76,10 +76,15 @@ class ReportConfig:
         self.objectives()
         if self.output_file is not None and not Path(self.output_file).absolute().parent.is_dir():
             raise ConfigError(f"--output-file {self.output_file}: its folder is not there")
+        for flag, path in (("--output-file", self.output_file), ("--save-workload", self.save_workload)):
+            if path is not None and Path(path).is_dir():
+                raise ConfigError(f"{flag} {path}: that is a folder, not a file")
         if self.save_workload is not None and not Path(self.save_workload).absolute().parent.is_dir():
             raise ConfigError(f"--save-workload {self.save_workload}: its folder is not there")
         if self.result_filename is not None and self.writes_file:
             folder = (Path(self.result_dir or ".") / self.result_filename).absolute().parent
+            if (Path(self.result_dir or ".") / self.result_filename).is_dir():
+                raise ConfigError(f"--result-filename {self.result_filename}: that is a folder, not a file")
             if not folder.is_dir() and folder != Path(self.result_dir or ".").absolute():
                 raise ConfigError(f"--result-filename {self.result_filename}: its folder is not there")
         if (self.save_detailed or self.append_result) and not self.writes_result:

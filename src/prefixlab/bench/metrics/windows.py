@@ -137,8 +137,8 @@ def work_by_slice(
     sending to end, that fall into each of the equal slices of `window`; shape (num_slices,).
 
     A whole request counts whole wherever it begins and ends, so a window that cuts through requests counts
-    none too many and none too few. Counted by their ends, or tokens by their arrivals, those that are under way
-    as a closed loop begins come in waves, and whether the window has one wave more is chance.
+    none too many and none too few. Counted by their ends, or tokens by their arrivals, those that are under
+    way as a closed loop begins come in waves, and whether the window has one wave more is chance.
     """
     sent_s, last_s = table.sent_s[rows], table.last_s[rows]
     long_s = np.maximum(last_s - sent_s, 1e-9)

@@ -15,7 +15,7 @@ from prefixlab.bench.metrics.distribution import Distribution
 from prefixlab.bench.metrics.point import PointResult
 from prefixlab.bench.report.console import WIDTH, Row, line, section
 from prefixlab.bench.report.figures import milliseconds
-from prefixlab.bench.report.points.keys import milliseconds_at
+from prefixlab.bench.report.points.keys import may_queue, milliseconds_at
 from prefixlab.bench.report.turns import turn_lines
 from prefixlab.bench.traces.fidelity import Fidelity
 from prefixlab.bench.verdict import Verdict
@@ -131,11 +131,6 @@ def saturated_word(result: PointResult) -> str:
     return "yes" if result.saturation.saturated else "no"
 
 
-def may_queue(result: PointResult) -> bool:
-    """Only a cap on an open loop makes requests wait that are due; in closed loop those not begun are not."""
-    return result.settings.open_loop and result.settings.max_concurrency is not None
-
-
 def shown_notes(result: PointResult) -> list[str]:
     """The result's, and what its layout needs: why an interval is missing, how hits could be checked."""
     notes, check = list(result.notes), result.check
@@ -207,7 +202,7 @@ def _client_rows(result: PointResult) -> list[Row]:
         ("Client processes:", health.num_workers or None),
         ("Arrival stamps:", health.stamps),
         ("P99 read lag (ms):", milliseconds_at(health.read_lag_s, 0.99)),
-        ("P99 send lag (ms):", milliseconds_at(health.send_lag_s, 0.99)),
+        ("P99 client lag (ms):", milliseconds_at(health.send_lag_s, 0.99)),
         ("Merged reads:", f"{health.num_merged_reads} of {health.num_reads}"),
         ("Connections opened / reused:", f"{health.num_connects} / {health.num_reused}"),
         ("Sent again (connection had gone):", health.num_resends or None),

@@ -42,7 +42,6 @@ def result_keys(result: PointResult, *, detailed: bool = False) -> dict[str, Any
         "model_id": settings.model,
         "tokenizer_id": settings.tokenizer,
         "num_prompts": settings.num_prompts,
-        **settings.metadata,
         "request_rate": settings.request_rate if math.isfinite(settings.request_rate) else "inf",
         "burstiness": settings.burstiness if math.isfinite(settings.burstiness) else "inf",
         "max_concurrency": settings.max_concurrency,
@@ -55,6 +54,7 @@ def result_keys(result: PointResult, *, detailed: bool = False) -> dict[str, Any
         **({} if result.fidelity is None else {"fidelity": result.fidelity.keys()}),
         "planned": metrics.planned,
         **as_result_keys(metrics),
+        **({} if may_queue(result) else {"max_queued_requests": None}),
         "total_output_tokens_retokenized": None,  # tokens are counted by the server, none are made again
         "rtfx": None,  # of audio
         "failures": dict(metrics.failures),
@@ -75,7 +75,14 @@ def result_keys(result: PointResult, *, detailed: bool = False) -> dict[str, Any
         "prefixlab_version": __version__,
         "notes": list(result.notes),
     }
-    return keys | detailed_keys(result.table) if detailed else keys
+    # The user's own words never take the place of a figure.
+    named = {name if name not in keys else f"metadata_{name}": of for name, of in settings.metadata.items()}
+    return keys | named | (detailed_keys(result.table) if detailed else {})
+
+
+def may_queue(result: PointResult) -> bool:
+    """Only a cap on an open loop makes requests wait that are due; in closed loop those not begun are not."""
+    return result.settings.open_loop and result.settings.max_concurrency is not None
 
 
 def cache_keys(check: CacheCheck) -> dict[str, Any]:
@@ -96,8 +103,8 @@ def client_keys(health: ClientHealth) -> dict[str, Any]:
         "nodes": [dataclasses.asdict(node) for node in health.nodes],
         "read_lag_p50_ms": milliseconds_at(health.read_lag_s, 0.5),
         "read_lag_p99_ms": milliseconds_at(health.read_lag_s, 0.99),
-        "send_lag_p50_ms": milliseconds_at(health.send_lag_s, 0.5),
-        "send_lag_p99_ms": milliseconds_at(health.send_lag_s, 0.99),
+        "client_lag_p50_ms": milliseconds_at(health.send_lag_s, 0.5),
+        "client_lag_p99_ms": milliseconds_at(health.send_lag_s, 0.99),
         "reads": health.num_reads,
         "merged_reads": health.num_merged_reads,
         "connections_opened": health.num_connects,

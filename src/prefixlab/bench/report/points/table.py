@@ -16,7 +16,8 @@ from rich.text import Text
 from prefixlab.bench.metrics.distribution import Distribution, percentile_name
 from prefixlab.bench.metrics.point import PointResult
 from prefixlab.bench.report.figures import milliseconds, number
-from prefixlab.bench.report.points.block import may_queue, pacing, saturated_word, shown_notes
+from prefixlab.bench.report.points.block import pacing, saturated_word, shown_notes
+from prefixlab.bench.report.points.keys import may_queue
 from prefixlab.bench.report.turns import turn_lines
 
 _LATENCIES = {
