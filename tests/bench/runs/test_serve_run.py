@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from prefixlab.bench.config.dataset import DatasetConfig, SamplingConfig
@@ -374,13 +375,17 @@ def test_a_client_process_that_died_is_named_and_its_run_is_not_finished() -> No
     original = server.driver.run
 
     def lose_a_process(plan: Any, load: Any, **more: Any) -> Any:
-        return replace(original(plan, load, **more), deaths=("client process 1 was killed by SIGKILL",))
+        drive = original(plan, load, **more)
+        drive.health.stamps = "process"  # as of a client process that left no word
+        stamped = replace(drive.table, kernel_stamps=np.ones(len(drive.table), np.bool_))
+        return replace(drive, table=stamped, deaths=("client process 1 was killed by SIGKILL",))
 
     server.driver.run = lose_a_process  # type: ignore[method-assign]
     run = ServeRun(server.endpoint(), settings())
     result = run.run()
     assert result.interrupted and run.gone == "client process 1 was killed by SIGKILL"
     assert f"not all was sent: {run.gone}" in result.notes
+    assert result.health.stamps == "kernel"
 
 
 def test_what_was_measured_before_a_server_died_between_repeats_is_reported() -> None:

@@ -285,6 +285,8 @@ class ServeRun:
 
     def _end(self, repeat: _Repeat, segment: Segment | None, drive: Drive) -> None:
         repeat.keep(drive.table)
+        if drive.deaths:  # of the dead nothing is known but what is in their records
+            drive.health.stamps = self._health_told_by(drive.table).stamps
         self._health.append(drive.health)
         self._interrupted = drive.interrupted
         if drive.deaths and not drive.interrupted:
