@@ -161,6 +161,19 @@ def test_on_chat_sessions_go_on_and_what_cannot_be_checked_is_said() -> None:
 
 
 @pytest.mark.service
+def test_conversations_of_a_file_are_held_again_on_chat_with_the_servers_own_answers() -> None:
+    said = [("human", "What is a page?"), ("gpt", "so many tokens"), ("human", "And a block, please?")]
+    talk = [{"from": who, "value": words} for who, words in said]
+    Path("talks.json").write_text(json.dumps([{"conversations": talk}] * 3))
+    words = ["--dataset-path", "talks.json", "--turn-output-len", "12", "--num-sessions", "2"]
+    result = sessions("openai-chat", ["--page-size", "1"], *IN_ORDER, *words)
+    assert (result["completed"], result["completed_sessions"]) == (4, 2)
+    first, later = result["turns"]
+    assert later["mean_prompt_tokens"] > first["mean_prompt_tokens"] + len(said[2][1])
+    assert later["hit_rate"] > 0.3, "it finds what was said before"
+
+
+@pytest.mark.service
 @pytest.mark.parametrize("backend", ["in-process", "sglang"])
 def test_an_answer_that_ends_early_makes_all_behind_it_shorter(backend: str) -> None:
     words = ["--num-sessions", "6", "--num-turns", "4", "--turn-len", "50", "--turn-output-len", "40"]
