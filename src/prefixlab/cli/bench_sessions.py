@@ -1,7 +1,7 @@
 """`prefixlab bench sessions`: conversations of several turns, so many at once, or beginning at a rate.
 
-Owns which of the options of a point are offered, and the names vLLM's and SGLang's multi-turn scripts have for
-some of them. The run is that of `bench serve --dataset-name sessions`, folder and all.
+Owns which of the options of a point are offered, and the names that vLLM's and SGLang's multi-turn scripts
+have for some of them. The run is that of `bench serve --dataset-name sessions`, folder and all.
 
 Invariant: what the verb does `bench serve` does with the same options, so either goes on with its folders.
 """
@@ -19,11 +19,10 @@ SUMMARY = "hold conversations of several turns with a server: latency and hit ra
 DATASET = "sessions"
 
 REFUSED = {
-    "--num-clients": "is how many sessions there are at once to vLLM's script, and in all to SGLang's: give "
-    "--concurrency or --num-sessions",
+    "--num-clients": "is how many sessions there are at once to vLLM's script, and in all to SGLang's: "
+    "give --concurrency or --num-sessions",
     "--num-prompts": "counts requests: of sessions there are --num-sessions",
-    "--input-file": "takes conversations to make up, or to repeat: give --dataset-path for recorded sessions, "
-    "or the lengths of made-up ones",
+    "--input-file": "is --dataset-path here, for conversations in words and for traces of sessions",
     "--max-num-requests": "would cut sessions short: give --num-sessions or --num-turns",
     "--distribution": "is of arrivals: --burstiness 1 is Poisson, inf constant",
     "--disable-auto-run": "is so anyway: bench sweep --dataset-name sessions runs several rates",
@@ -38,11 +37,12 @@ def configure(parser: Parser) -> None:
     from prefixlab.cli.bench_serve import add_run_flags
 
     parser.description = (
-        f"{SUMMARY}.\n\nA later turn waits for the answer to the one before, and for a user's think time; its "
-        "prompt is all that was said, the server's own answers included. --concurrency is how many sessions "
-        "there are at once (closed loop), --request-rate how many begin per second (open loop). With "
-        "--dataset-path the sessions are those of a trace, their prompts as recorded.\n\nWithout --base-url, "
-        "--host, --port or --backend an embedded engine is started and measured."
+        f"{SUMMARY}.\n\nA later turn waits for the answer to the one before, and for a user's think time; "
+        "its prompt is all that was said, the server's own answers included. --concurrency is how many sessions "
+        "there are at once (closed loop), --request-rate how many begin per second (open loop).\n\nWith "
+        "--dataset-path the sessions are those of a trace, their prompts as recorded; or, on chat, the "
+        "conversations of a file of ShareGPT's or OpenAI's form, held again.\n\nWithout --base-url, --host, "
+        "--port or --backend an embedded engine is started and measured."
     )
     add_point_flags(parser, skip=_of_other_datasets())
     parser.add_argument(
