@@ -39,10 +39,10 @@ def configure(parser: Parser) -> None:
     parser.description = (
         f"{SUMMARY}.\n\nA later turn waits for the answer to the one before, and for a user's think time; "
         "its prompt is all that was said, the server's own answers included. --concurrency is how many "
-        "sessions there are at once (closed loop), --request-rate how many begin per second (open loop).\n\nWith "
-        "--dataset-path the sessions are those of a trace, their prompts as recorded; or, on chat, the "
-        "conversations of a file of ShareGPT's or OpenAI's form, held again.\n\nWithout --base-url, --host, "
-        "--port or --backend an embedded engine is started and measured."
+        "sessions there are at once (closed loop), --request-rate how many begin per second (open loop)."
+        "\n\nWith --dataset-path the sessions are those of a trace, their prompts as recorded; or, on chat, "
+        "the conversations of a file of ShareGPT's or OpenAI's form, held again.\n\nWithout --base-url, "
+        "--host, --port or --backend an embedded engine is started and measured."
     )
     add_point_flags(parser, skip=_of_other_datasets())
     parser.add_argument(
