@@ -18,6 +18,7 @@ from prefixlab.bench.loadgen.capture import Answer
 from prefixlab.bench.loadgen.decoding.recover import recover, recover_worker
 from prefixlab.bench.loadgen.fleet import Interrupts, LocalFleet
 from prefixlab.bench.loadgen.job import Job
+from prefixlab.bench.loadgen.outgoing import WriterState
 from prefixlab.bench.loadgen.plan import Planned
 from prefixlab.bench.records.line import decode
 from prefixlab.bench.records.record import Outcome
@@ -191,11 +192,19 @@ def test_whenever_a_driver_is_killed_every_finished_request_is_recovered(
     check_recovery(tmp_path)
 
 
+class WritesAKey:
+    state = WriterState(b"a key", None, b"", names_requests=False)
+
+    def __call__(self, request: TargetRequest, *, names_tokens: bool = False) -> bytes:
+        return b"a key"
+
+
+
 @pytest.mark.parametrize("laid_down", [False, True])
 def test_a_folder_where_nothing_began_has_nothing_to_recover_and_is_tidied(
     tmp_path: Path, laid_down: bool
 ) -> None:
-    jobs.write_plan(tmp_path, [Planned(TargetRequest("a", 1), 1)], lambda request: b"a key")
+    jobs.write_plan(tmp_path, [Planned(TargetRequest("a", 1), 1)], WritesAKey())
     (tmp_path / "start.tmp").write_bytes(b"12")
     if laid_down:
         jobs.write_job(tmp_path, Job(host="h", port=1, dialect="chat", path="/", num_workers=2))

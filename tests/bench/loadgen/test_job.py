@@ -6,6 +6,7 @@ import pytest
 
 from prefixlab.bench.loadgen import job as jobs
 from prefixlab.bench.loadgen.job import Job
+from prefixlab.bench.loadgen.outgoing import WriterState
 from prefixlab.bench.loadgen.plan import Planned
 from prefixlab.bench.loadgen.sockets.plan_file import PlanRows
 from prefixlab.core.errors import ConfigError
@@ -26,8 +27,16 @@ def a_plan(num_requests: int) -> list[Planned]:
     ]
 
 
-def as_text(request: TargetRequest) -> bytes:
-    return (request.prompt_text or "").encode()
+class AsText:
+    """A writer of requests that are their text, with a mark where they ask for names of tokens."""
+
+    state = WriterState(b"head", "model", b"id", names_requests=True)
+
+    def __call__(self, request: TargetRequest, *, names_tokens: bool = False) -> bytes:
+        return (request.prompt_text or "").encode() + b"!" * names_tokens
+
+
+as_text = AsText()
 
 
 @pytest.mark.parametrize("num_requests", [0, 1, 7])

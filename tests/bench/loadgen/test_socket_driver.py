@@ -90,7 +90,7 @@ def test_concurrency_is_shared_out_exactly(
     cap: int | None, num_workers: int, shares: tuple[int, ...] | None
 ) -> None:
     load = Load(open_loop=False, max_concurrency=cap, num_workers=num_workers)
-    job = pace(Job(host="h", port=1, dialect="chat", path="/"), load, num_planned=10, machines=ThisMachine())
+    job = pace(Job(host="h", port=1, dialect="chat", path="/"), load, 10, ThisMachine(), num_sessions=10)
     assert job.max_concurrency == shares
     assert job.num_workers == (num_workers if shares is None else len(shares))
 
@@ -213,7 +213,8 @@ def test_no_more_processes_share_a_cap_on_an_open_loop_than_must(
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     job = Job(host="h", port=1, dialect="chat", path="/")
     load = Load(open_loop=True, max_concurrency=cap)
-    assert pace(job, load, num_planned=10_000, machines=ThisMachine()).num_workers == expected
+    job = pace(job, load, 10_000, ThisMachine(), num_sessions=10_000)
+    assert job.num_workers == expected
 
 
 def test_a_start_that_is_given_up_leaves_no_plan_with_its_key(tmp_path: Path) -> None:

@@ -58,6 +58,8 @@ class Ending(enum.IntEnum):
     """Not HTTP."""
     CANCELLED = 9
     UNSENT = 10
+    NO_TOKEN_IDS = 11
+    """Never sent: the answer it was to go on from does not name its tokens."""
 
 
 @dataclass(slots=True)

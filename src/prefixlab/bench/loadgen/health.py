@@ -53,6 +53,8 @@ class ClientHealth:
         send_lag_s: how late requests went out through this client's own fault: from the moment a request was
             due and had a slot and a connection, to its first byte written. Of requests that became ready at
             one moment (as a closed loop begins, or in a burst) the first counts: the others must follow it.
+        compose_s: how long it took to read an answer and make the next turn of its session out of it, as the
+            answer ended. Part of the send lag where there is no think time. Empty without such turns.
         num_reads: reads that brought bytes of an answer.
         num_merged_reads: reads that brought several transfer chunks at once, so one stamp covers them all.
         num_connects, num_reused: connections opened, and requests that found one open.
@@ -72,6 +74,7 @@ class ClientHealth:
     stamps: str = "process"
     read_lag_s: Histogram = field(default_factory=Histogram)
     send_lag_s: Histogram = field(default_factory=Histogram)
+    compose_s: Histogram = field(default_factory=Histogram)
     num_reads: int = 0
     num_merged_reads: int = 0
     num_connects: int = 0
@@ -98,6 +101,7 @@ class ClientHealth:
         self.clock_drift_ppm = max(drifts, key=abs, default=None)
         self.read_lag_s.merge(other.read_lag_s)
         self.send_lag_s.merge(other.send_lag_s)
+        self.compose_s.merge(other.compose_s)
         self.nodes = [*self.nodes, *other.nodes]
         self.cap_is_shared |= other.cap_is_shared
         for name in _SUMS:
@@ -131,7 +135,7 @@ def _to_state(value: object) -> object:
     return [dataclasses.asdict(node) for node in value] if isinstance(value, list) else value
 
 
-_HISTOGRAMS = ("read_lag_s", "send_lag_s")
+_HISTOGRAMS = ("read_lag_s", "send_lag_s", "compose_s")
 _SUMS = tuple(
     item.name
     for item in dataclasses.fields(ClientHealth)

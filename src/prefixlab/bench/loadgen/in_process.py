@@ -4,7 +4,8 @@ Owns pacing and accounting on one event loop, which lives as long as a run. The 
 so no client lies between an event and its time.
 
 Closed loop: at most so many requests at once, the next one goes when one ends. Open loop: each goes at its
-own time, counted from the run's start (so without drift), and waits for a slot where there is a cap.
+own time, counted from the run's start (so without drift), and waits for a slot where there is a cap. What
+waits for another goes when that has ended and its delay is over, in closed loop in the slot of its session.
 
 Invariant: every planned request ends as exactly one record, also when the run is interrupted: those in flight
 as cancelled, the rest as unsent.
@@ -21,17 +22,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+from prefixlab.bench.loadgen.compose import NoTokenIdsError, next_request, reply_of_chunks
 from prefixlab.bench.loadgen.driver import Drive, OnProgress, Progress
 from prefixlab.bench.loadgen.health import ClientHealth
 from prefixlab.bench.loadgen.plan import Load, Planned
 from prefixlab.bench.records.builder import RecordBuilder
 from prefixlab.bench.records.line import encode
-from prefixlab.bench.records.record import Outcome, Record, check_complete
+from prefixlab.bench.records.record import Failure, Outcome, Record, check_complete
 from prefixlab.bench.records.table import RecordTable
+from prefixlab.bench.targets.dialects import Reply
 from prefixlab.core.clock import Clock
 from prefixlab.core.errors import TargetError
 from prefixlab.core.seams import Target
-from prefixlab.core.target import Chunk, Sent
+from prefixlab.core.target import Chunk, Sent, TargetRequest
 
 PROGRESS_INTERVAL_S = 0.2
 RETRY_WAIT_S = 0.1
@@ -76,6 +79,13 @@ class _Run:
         self._load = load
         self._start_s = clock.now()
         self._ledger = _Ledger(plan, self._start_s, lines)
+        limit = load.max_concurrency
+        self._slots = asyncio.Semaphore(limit) if load.open_loop and limit is not None else None
+        self._behind: dict[int, list[int]] = {}  # row → rows that wait for it
+        for row, planned in enumerate(plan):
+            if planned.after is not None:
+                assert planned.after < row, f"{planned.request.request_id} waits for no earlier request"
+                self._behind.setdefault(planned.after, []).append(row)
 
     async def to_its_end(self, on_progress: OnProgress | None) -> Drive:
         interrupted = False
@@ -94,63 +104,106 @@ class _Run:
         return drive
 
     async def _closed_loop(self) -> None:
-        waiting = iter(self._plan)
+        begins = [row for row, planned in enumerate(self._plan) if planned.after is None]
+        waiting = iter(begins)
 
-        async def keep_one_in_flight() -> None:
-            for planned in waiting:
+        async def keep_one_under_way() -> None:
+            for row in waiting:
                 if self._is_over():
                     return
-                self._ledger.due += 1
-                await self._send(planned, self._clock.now())
+                await self._session(row, self._plan[row].request, self._clock.now())
 
-        num_slots = min(self._load.max_concurrency or len(self._plan), len(self._plan))
+        num_slots = min(self._load.max_concurrency or len(begins), len(begins))
         async with asyncio.TaskGroup() as tasks:
             for _ in range(num_slots):
-                tasks.create_task(keep_one_in_flight())
+                tasks.create_task(keep_one_under_way())
 
     async def _open_loop(self) -> None:
-        limit, stop_after_s = self._load.max_concurrency, self._load.stop_after_s
-        slots = None if limit is None else asyncio.Semaphore(limit)
+        stop_after_s = self._load.stop_after_s
+        begins = [row for row, planned in enumerate(self._plan) if planned.after is None]
         async with asyncio.TaskGroup() as tasks:
-            for planned in sorted(self._plan, key=lambda planned: planned.offset_s):
+            for row in sorted(begins, key=lambda row: self._plan[row].offset_s):
+                planned = self._plan[row]
                 if stop_after_s is not None and planned.offset_s > stop_after_s:
                     break
                 due_s = self._start_s + planned.offset_s
-                # A sleep may end a little early, and nothing is sent before it is due.
-                while (wait_s := due_s - self._clock.now()) > 0:
-                    await asyncio.sleep(wait_s)
-                self._ledger.due += 1
-                tasks.create_task(self._send_in_turn(planned, due_s, slots))
+                await self._until(due_s)
+                tasks.create_task(self._session(row, planned.request, due_s))
 
-    async def _send_in_turn(self, planned: Planned, due_s: float, slots: asyncio.Semaphore | None) -> None:
-        if slots is None:
-            await self._send(planned, due_s)
+    async def _session(self, row: int, request: TargetRequest, due_s: float) -> None:
+        """A request whose time has come, and whatever waits for it."""
+        self._ledger.due += 1
+        flight = await self._send_in_turn(row, request, due_s)
+        behind = self._behind.get(row, ())
+        if flight is None or not behind:
             return
-        with self._ledger.queueing(slots.locked()):
-            await slots.acquire()
-        try:
-            if not self._is_over():
-                await self._send(planned, due_s)
-        finally:
-            slots.release()
+        async with asyncio.TaskGroup() as tasks:
+            for later in behind:
+                tasks.create_task(self._go_on(later, request, flight))
 
-    async def _send(self, planned: Planned, due_s: float) -> None:
+    async def _go_on(self, row: int, before: TargetRequest, flight: _Flight) -> None:
+        """A turn behind one that has ended."""
+        planned = self._plan[row]
+        request, due_s = planned.request, flight.ended_s + planned.delay_s
+        if planned.continues:
+            if flight.outcome is not Outcome.OK:
+                self._give_up(row, due_s)
+                return
+            try:
+                request = next_request(before, flight.reply, request)
+            except NoTokenIdsError as error:
+                self._give_up(row, due_s, error)
+                return
+        stop_after_s = self._load.stop_after_s
+        if stop_after_s is not None and due_s > self._start_s + stop_after_s:
+            return
+        await self._until(due_s)
+        await self._session(row, request, due_s)
+
+    def _give_up(self, row: int, due_s: float, error: NoTokenIdsError | None = None) -> None:
+        """A turn that is never sent, and so is nothing behind it."""
+        unsent = self._plan[row].unsent(due_s)
+        if error is not None:
+            unsent = replace(unsent, outcome=Outcome.FAILED, failure=Failure.NO_TOKEN_IDS, error=str(error))
+        self._ledger.keep(unsent)
+        for later in self._behind.get(row, ()):
+            self._give_up(later, due_s)
+
+    async def _until(self, due_s: float) -> None:
+        # A sleep may end a little early, and nothing is sent before it is due.
+        while (wait_s := due_s - self._clock.now()) > 0:
+            await asyncio.sleep(wait_s)
+
+    async def _send_in_turn(self, row: int, request: TargetRequest, due_s: float) -> _Flight | None:
+        """What became of it; None if the run was over before its turn."""
+        if self._slots is None:
+            return await self._send(row, request, due_s)
+        with self._ledger.queueing(self._slots.locked()):
+            await self._slots.acquire()
+        try:
+            return None if self._is_over() else await self._send(row, request, due_s)
+        finally:
+            self._slots.release()
+
+    async def _send(self, row: int, request: TargetRequest, due_s: float) -> _Flight:
         """One request, from its first attempt to its record. What the target does is data, not an error."""
-        with self._ledger.flight(planned.unsent(due_s), self._clock) as flight:
+        unsent = self._plan[row].unsent(due_s)
+        with self._ledger.flight(unsent, self._clock, keeps=row in self._behind) as flight:
             for attempt in range(self._load.retries + 1):
                 if attempt:
                     await asyncio.sleep(RETRY_WAIT_S)
                 flight.begin(attempt)
                 try:
-                    async for item in self._target.stream(planned.request):
+                    async for item in self._target.stream(request):
                         flight.take(item)
                 except TargetError as error:
                     flight.fail(str(error))
                     if flight.answered:
-                        return
+                        break
                 else:
                     flight.outcome = Outcome.OK
-                    return
+                    break
+        return flight
 
     def _is_over(self) -> bool:
         stop_after_s = self._load.stop_after_s
@@ -189,9 +242,13 @@ class _Ledger:
             self._queued -= waits
 
     @contextlib.contextmanager
-    def flight(self, unsent: Record, clock: Clock) -> Iterator[_Flight]:
-        """A request on its way; however the block ends, its record is kept."""
-        flight = _Flight(unsent, self)
+    def flight(self, unsent: Record, clock: Clock, *, keeps: bool) -> Iterator[_Flight]:
+        """A request on its way; however the block ends, its record is kept.
+
+        Args:
+            keeps: what was answered is kept, too.
+        """
+        flight = _Flight(unsent, self, keeps)
         ready_s = clock.now()
         self._in_flight += 1
         self._health.peak_in_flight = max(self._health.peak_in_flight, self._in_flight)
@@ -199,18 +256,19 @@ class _Ledger:
             yield flight
         finally:
             self._in_flight -= 1
-            record = flight.record(clock.now())
+            flight.ended_s = clock.now()
+            record = flight.record(flight.ended_s)
             self._health.num_retries += record.num_retries
             if record.sent_s is not None:
                 self._health.send_lag_s.record(max(0.0, record.sent_s - ready_s))
-            self._keep(record)
+            self.keep(record)
 
     def close(self, interrupted: bool) -> Drive:
         """Every planned request has its record now."""
         seen = {record.request_id for record in self._records}
         for planned in self._plan:
             if planned.request.request_id not in seen:
-                self._keep(planned.unsent(self._start_s + planned.offset_s))
+                self.keep(planned.unsent(self._start_s + planned.offset_s))
         check_complete(self._records, len(self._plan))
         duration_s = max((r.last_s for r in self._records if r.last_s is not None), default=0.0)
         self._health.wall_s = duration_s
@@ -234,8 +292,9 @@ class _Ledger:
             itl_s=self._gaps_s / self._num_gaps if self._num_gaps else None,
         )
 
-    def _keep(self, record: Record) -> None:
-        """`record` has the clock's times; from here on they count from the run's start."""
+    def keep(self, record: Record) -> None:
+        """The one ending of a request. `record` has the clock's times; from here on they count from the run's
+        start."""
         record = _since(record, self._start_s)
         self._records.append(record)
         if self._lines is not None:
@@ -249,11 +308,18 @@ class _Ledger:
 
 
 class _Flight:
-    """One request on its way, attempt by attempt: only the last one makes the record."""
+    """One request on its way, attempt by attempt: only the last one makes the record.
 
-    def __init__(self, unsent: Record, ledger: _Ledger) -> None:
+    Attributes:
+        ended_s: when it was over.
+    """
+
+    def __init__(self, unsent: Record, ledger: _Ledger, keeps: bool) -> None:
         self._unsent = unsent
         self._ledger = ledger
+        self._keeps = keeps
+        self._chunks: list[Chunk] = []
+        self.ended_s = 0.0
         self._builder = RecordBuilder(unsent)
         self._was_sent = False
         self._num_tokens = 0
@@ -263,6 +329,7 @@ class _Flight:
 
     def begin(self, attempt: int) -> None:
         self._builder = RecordBuilder(replace(self._unsent, num_retries=attempt))
+        self._chunks.clear()
         self._error = None
         self.outcome = Outcome.CANCELLED  # unless it gets to an end of its own
 
@@ -273,6 +340,8 @@ class _Flight:
             self._was_sent = True
             return
         self._builder.add(item)
+        if self._keeps:
+            self._chunks.append(item)
         self._ledger.first += not self.answered
         self.answered = True
         if item.num_output_tokens is not None:
@@ -284,6 +353,10 @@ class _Flight:
     def fail(self, error: str) -> None:
         self._error = error
         self.outcome = Outcome.FAILED
+
+    @property
+    def reply(self) -> Reply:
+        return reply_of_chunks(self._chunks)
 
     def record(self, now_s: float) -> Record:
         if self.outcome is Outcome.CANCELLED and not self._was_sent:

@@ -3,18 +3,21 @@
 Owns the files through which driver, worker and decoder talk, all in one folder:
 
     job.json            Job: where to connect, time-outs, pacing; the same for every worker
-    plan.bin            the requests as they go on the wire, HTTP head and body, one after another
-    plan.npy            one row per request: where its bytes are, and when it is due (PLAN_ROW)
+    plan.bin            the requests as they go on the wire, HTTP head and body, one after another; behind one
+                        that is continued, and in place of one that continues another, the request itself
+    plan.npy            one row per request: where its bytes are, when it is due, whom it waits for (PLAN_ROW)
+    plan.writer         what a worker needs to write continuing requests itself; only where there are any
     templates.bin       one UNSENT record per request, for the decoder (length-prefixed msgpack)
     start.json          the moment the run began, on the monotonic clock; written last, as the workers go
     capture-{w}.bin     what worker w saw (capture.py)
     progress-{w}.bin    worker w's counters, shared memory (progress.py)
     records-{w}.jsonl   worker w's records, written by its decoder
 
-Rows are dealt to workers as slots are (`rows_of`). Protocol of a worker process (`worker.py`, one argument
-each: folder, w): it prints `ready`, waits for `go <start_ns>` (monotonic) on stdin, runs, prints its health
-as one JSON line, and exits 0. SIGTERM makes it cancel what is in flight, mark the rest unsent, and end the
-same way, with exit code 4. One that fails in mid-run leaves a capture without an end, and another exit code.
+Sessions are dealt to workers whole, as slots are (`rows_of`). Protocol of a worker process (`worker.py`, one
+argument each: folder, w): it prints `ready`, waits for `go <start_ns>` (monotonic) on stdin, runs, prints its
+health as one JSON line, and exits 0. SIGTERM makes it cancel what is in flight, mark the rest unsent, and end
+the same way, with exit code 4. One that fails in mid-run leaves a capture without an end, and another exit
+code.
 
 Job, start and records stay when the run is over (`tidy`).
 
@@ -26,21 +29,36 @@ from __future__ import annotations
 import io
 import mmap
 import struct
+import tempfile
 from array import array
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import IO, Any, BinaryIO, Protocol, overload
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from prefixlab.bench.loadgen.outgoing import WriterState
 from prefixlab.bench.loadgen.plan import Planned
 from prefixlab.bench.records.record import Outcome, Record
 from prefixlab.core.errors import ConfigError
 from prefixlab.core.target import TargetRequest
 
-PLAN_ROW = np.dtype([("start", "<u8"), ("length", "<u4"), ("max_new_tokens", "<u4"), ("due_ns", "<i8")])
+PLAN_ROW = np.dtype(
+    [
+        ("start", "<u8"),
+        ("length", "<u4"),
+        ("request_length", "<u4"),
+        ("max_new_tokens", "<u4"),
+        ("after", "<u4"),
+        ("due_ns", "<i8"),
+        ("delay_ns", "<i8"),
+        ("continues", "?"),
+    ]
+)
+"""From `start` on, `length` bytes for the wire (0 where it continues another), then `request_length` of the
+request itself. `after`: 1 + the row waited for; 0 where none."""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,20 +93,43 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     kernel_stamps: bool = True
 
 
-def rows_of(job: Job, worker: int, num_rows: int) -> npt.NDArray[np.int64]:
-    """The rows that `worker` sends, ascending: as often in a turn of all workers as it has slots."""
+def roots_of(after: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The row that each one's session begins with, shape (n,).
+
+    Args:
+        after: the earlier row that each waits for, -1 where none.
+    """
+    roots = np.where(after < 0, np.arange(len(after)), after)
+    while True:
+        further = roots[roots]
+        if np.array_equal(further, roots):
+            return roots
+        roots = further
+
+
+def rows_of(job: Job, worker: int, plan: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """The rows of `plan` (PLAN_ROW) that `worker` sends, ascending: whole sessions, as often in a turn of all
+    workers as it has slots."""
+    after = plan["after"].astype(np.int64) - 1
+    begins = after < 0
+    num_sessions = int(begins.sum())
     if job.max_concurrency is None:
-        return np.arange(worker, num_rows, job.num_workers)
-    slots = np.array(job.max_concurrency)
-    number = np.concatenate([np.arange(count) for count in slots.tolist()])
-    owners = np.repeat(np.arange(len(slots)), slots)[np.argsort(number, kind="stable")]
-    return np.flatnonzero(np.resize(owners, num_rows) == worker)
+        owners = np.arange(num_sessions) % job.num_workers
+    else:
+        slots = np.array(job.max_concurrency)
+        number = np.concatenate([np.arange(count) for count in slots.tolist()])
+        owners = np.repeat(np.arange(len(slots)), slots)[np.argsort(number, kind="stable")]
+        owners = np.resize(owners, num_sessions)
+    if num_sessions == len(plan):
+        return np.flatnonzero(owners == worker)
+    session = np.cumsum(begins) - 1
+    return np.flatnonzero(owners[session[roots_of(after)]] == worker)
 
 
 PLAN_BYTES, PLAN_ROWS, TEMPLATES = "plan.bin", "plan.npy", "templates.bin"
 TOLD_TO_END = 4
 """Exit code of a worker that ended in order, but before its time."""
-_JOB, _START = "job.json", "start.json"
+_JOB, _START, _WRITER = "job.json", "start.json", "plan.writer"
 _PIECE_BYTES = 32 << 20
 _LENGTH = struct.Struct("<I")
 
@@ -119,31 +160,150 @@ def forget_plan(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_plan(folder: Path, plan: Iterable[Planned], on_wire: Callable[[TargetRequest], bytes]) -> int:
+class Writes(Protocol):
+    """`outgoing.RequestWriter`: a request as it is sent, HTTP head and body."""
+
+    @property
+    def state(self) -> WriterState: ...
+
+    def __call__(self, request: TargetRequest, *, names_tokens: bool = False) -> bytes: ...
+
+
+def write_plan(folder: Path, plan: Iterable[Planned], write: Writes) -> int:
     """Lay down plan and templates; returns how many requests. Holds one request's bytes at a time.
 
-    Args:
-        on_wire: a request as it is sent: HTTP head and body.
+    Raises:
+        ConfigError: a request cannot be carried, or is continued and has no `session_id`.
     """
-    columns = [array("Q"), array("Q"), array("Q"), array("q")]
-    start = 0
     (folder / PLAN_BYTES).touch(0o600)  # a key may be among the headers
-    with (folder / PLAN_BYTES).open("wb") as bodies, (folder / TEMPLATES).open("wb") as templates:
+    with (
+        (folder / PLAN_BYTES).open("wb") as file,
+        (folder / TEMPLATES).open("wb") as templates,
+        tempfile.TemporaryFile(dir=folder) as aside,
+    ):
+        bytes_of = _PlanBytes(file, aside, write)
         for planned in plan:
-            data = on_wire(planned.request)
-            bodies.write(data)
-            due_ns = round(planned.offset_s * 1e9)
-            row = (start, len(data), planned.request.max_new_tokens, due_ns)
-            for column, value in zip(columns, row, strict=True):
-                column.append(value)
-            start += len(data)
+            bytes_of.add(planned)
             template = _encoder.encode(_Template.of(planned))
             templates.write(_LENGTH.pack(len(template)) + template)
-    rows = np.empty(len(columns[0]), PLAN_ROW)
-    for name, column in zip(PLAN_ROW.names or (), columns, strict=True):
-        rows[name] = column
+        rows = bytes_of.finish()
     np.save(folder / PLAN_ROWS, rows)
+    if rows["continues"].any():
+        (folder / _WRITER).touch(0o600)
+        (folder / _WRITER).write_bytes(_encoder.encode(write.state))
     return len(rows)
+
+
+class _PlanBytes:
+    """Lays down what is sent.
+
+    Turns with whole prompts are put aside until the plan has been read to its end, because only then it is
+    known which of them are continued: these must ask the server to name its tokens, and are needed again as
+    requests. A turn that continues another is left to its worker.
+    """
+
+    def __init__(self, bodies: IO[bytes], aside: IO[bytes], write: Writes) -> None:
+        self._bodies = bodies
+        self._aside = aside
+        self._write = write
+        self._at = 0
+        self._rows = [array(code) for code in ("Q", "I", "I", "I", "I", "q", "q", "b")]
+        self._put_aside: list[tuple[int, int]] = []  # row, and how many bytes it takes there
+        self._continued: set[int] = set()
+
+    def add(self, planned: Planned) -> None:
+        number, request = len(self._rows[0]), planned.request
+        after = planned.after
+        assert after is None or 0 <= after < number, f"{request.request_id} waits for no earlier request"
+        row = (0, 0, 0, request.max_new_tokens, 0 if after is None else after + 1)
+        times = (round(planned.offset_s * 1e9), round(planned.delay_s * 1e9), planned.continues)
+        for column, value in zip(self._rows, (*row, *times), strict=True):
+            column.append(value)
+        if planned.continues:
+            assert after is not None, f"{request.request_id} continues nothing"
+            self._continued.add(after)
+            self._place(number, b"", encode_request(request))
+        elif planned.session_id is not None or after is not None:
+            data = encode_request(request)
+            self._aside.write(data)
+            self._put_aside.append((number, len(data)))
+        else:
+            self._place(number, self._write(request))
+
+    def finish(self) -> npt.NDArray[Any]:
+        """The rows (PLAN_ROW), once all are added."""
+        self._aside.seek(0)
+        for number, length in self._put_aside:
+            data = self._aside.read(length)
+            is_continued = number in self._continued
+            wire = self._write(decode_request(data), names_tokens=is_continued)
+            self._place(number, wire, data if is_continued else b"")
+        rows = np.empty(len(self._rows[0]), PLAN_ROW)
+        for name, column in zip(PLAN_ROW.names or (), self._rows, strict=True):
+            rows[name] = column
+        lost = sorted(number for number in self._continued if not rows["request_length"][number])
+        if lost:
+            raise ConfigError(f"request {lost[0]} of the plan is continued by another and has no session_id")
+        return rows
+
+    def _place(self, number: int, wire: bytes, request: bytes = b"") -> None:
+        self._bodies.write(wire + request)
+        starts, lengths, request_lengths, *_ = self._rows
+        starts[number], lengths[number], request_lengths[number] = self._at, len(wire), len(request)
+        self._at += len(wire) + len(request)
+
+
+class _Request(msgspec.Struct, array_like=True, omit_defaults=True):
+    """A TargetRequest, its token ids as bytes."""
+
+    request_id: str
+    max_new_tokens: int
+    temperature: float
+    ignore_eos: bool
+    extra_body: dict[str, Any]
+    token_ids: bytes | None = None
+    text: str | None = None
+    messages: tuple[dict[str, Any], ...] | None = None
+
+
+def encode_request(request: TargetRequest) -> bytes:
+    ids = request.prompt_token_ids
+    return _encoder.encode(
+        _Request(
+            request.request_id,
+            request.max_new_tokens,
+            request.temperature,
+            request.ignore_eos,
+            request.extra_body,
+            None if ids is None else ids.astype("<i4").tobytes(),
+            request.prompt_text,
+            request.messages,
+        )
+    )
+
+
+def decode_request(data: bytes | memoryview) -> TargetRequest:
+    """What `encode_request` was given."""
+    request = _request_decoder.decode(data)
+    ids = request.token_ids
+    return TargetRequest(
+        request.request_id,
+        request.max_new_tokens,
+        prompt_token_ids=None if ids is None else np.frombuffer(ids, "<i4").astype(np.int32),
+        prompt_text=request.text,
+        messages=request.messages,
+        temperature=request.temperature,
+        ignore_eos=request.ignore_eos,
+        extra_body=request.extra_body,
+    )
+
+
+def read_writer(folder: Path) -> WriterState | None:
+    """How workers are to write requests; None where they write none."""
+    try:
+        return msgspec.msgpack.decode((folder / _WRITER).read_bytes(), type=WriterState)
+    except FileNotFoundError:
+        return None
 
 
 def read_plan(folder: Path) -> npt.NDArray[Any]:
@@ -208,6 +368,7 @@ class _Template(msgspec.Struct, array_like=True, omit_defaults=True):
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(_Template)
+_request_decoder = msgspec.msgpack.Decoder(_Request)
 
 
 class Templates(Sequence[Record]):
@@ -263,13 +424,17 @@ def share(folder: Path, workers: Collection[int]) -> Iterator[tuple[str, bytes]]
     job = read_job(folder)
     mine = np.zeros(len(rows), np.bool_)
     for worker in workers:
-        mine[rows_of(job, worker, len(rows))] = True
-    starts, lengths = rows["start"][mine], rows["length"][mine].astype(np.uint64)
-    rows["start"][~mine] = rows["length"][~mine] = 0
+        mine[rows_of(job, worker, rows)] = True
+    starts = rows["start"][mine]
+    lengths = rows["length"][mine].astype(np.uint64) + rows["request_length"][mine]
+    for name in ("start", "length", "request_length"):
+        rows[name][~mine] = 0
     rows["start"][mine] = np.cumsum(lengths) - lengths
     file = io.BytesIO()
     np.save(file, rows)
     yield PLAN_ROWS, file.getvalue()
+    if (folder / _WRITER).exists():
+        yield _WRITER, (folder / _WRITER).read_bytes()
     with (folder / PLAN_BYTES).open("rb") as bodies:
         places = zip(starts.tolist(), lengths.tolist(), strict=True)
         for piece in _in_pieces(_read_at(bodies, *place) for place in places):

@@ -50,6 +50,15 @@ class Address:
         self.path = quote(parts.path.rstrip("/") + "/" + path.lstrip("/"), safe="/%?&=:@!$'()*+,;~-._")
 
 
+class WriterState(msgspec.Struct, frozen=True):
+    """What makes a RequestWriter beside its dialect: for another process of the same run. Holds the key."""
+
+    head: bytes
+    model: str | None
+    run_id: bytes
+    names_requests: bool
+
+
 class RequestWriter:
     """Makes the bytes of requests of one run.
 
@@ -70,10 +79,6 @@ class RequestWriter:
         api_key: str | None,
         reuse_connections: bool,
     ) -> None:
-        self._dialect = dialect
-        self._model = model
-        # Ids repeat from run to run, and a server may refuse one it still knows.
-        self._run_id = secrets.token_bytes(16)
         fields = {
             "Host": address.netloc,
             "User-Agent": "prefixlab",
@@ -88,20 +93,43 @@ class RequestWriter:
         given = {name.lower() for name in headers}
         fields = {name: value for name, value in fields.items() if name.lower() not in given} | dict(headers)
         lines = [f"POST {address.path} HTTP/1.1", *(_header(*field) for field in fields.items())]
-        self._head = ("\r\n".join(lines) + "\r\n").encode("latin-1")
-        self._names_requests = "x-request-id" not in given
+        self._dialect = dialect
+        self.state = WriterState(
+            head=("\r\n".join(lines) + "\r\n").encode("latin-1"),
+            model=model,
+            # Ids repeat from run to run, and a server may refuse one it still knows.
+            run_id=secrets.token_bytes(16),
+            names_requests="x-request-id" not in given,
+        )
 
-    def __call__(self, request: TargetRequest) -> bytes:
-        """Head and body. Raises ConfigError for a request that this API cannot carry."""
-        body = msgspec.json.encode(self._dialect.body(request, self._model))
-        head = self._head + b"Content-Length: %d\r\n" % len(body)
-        if self._names_requests:
+    @classmethod
+    def of(cls, state: WriterState, dialect: Dialect) -> RequestWriter:
+        """One that writes as the one did which has this state."""
+        writer = cls.__new__(cls)
+        writer._dialect, writer.state = dialect, state
+        return writer
+
+    def __call__(self, request: TargetRequest, *, names_tokens: bool = False) -> bytes:
+        """Head and body.
+
+        Args:
+            names_tokens: ask for the ids of the tokens that are generated.
+
+        Raises:
+            ConfigError: this API cannot carry the request.
+        """
+        fields = self._dialect.body(request, self.state.model)
+        if names_tokens:
+            fields = {**self._dialect.names_tokens, **fields}
+        body = msgspec.json.encode(fields)
+        head = self.state.head + b"Content-Length: %d\r\n" % len(body)
+        if self.state.names_requests:
             head += b"X-Request-Id: %s\r\n" % self._name(request).encode()
         return head + b"\r\n" + body
 
     def _name(self, request: TargetRequest) -> str:
         """A UUID, for some servers (llama-cpp-python's) refuse any other name with a bare 400."""
-        digest = hashlib.sha256(self._run_id + request.request_id.encode()).digest()
+        digest = hashlib.sha256(self.state.run_id + request.request_id.encode()).digest()
         return str(uuid.UUID(bytes=digest[:16], version=4))
 
 

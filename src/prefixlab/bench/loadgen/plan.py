@@ -24,7 +24,8 @@ class Planned:
             time). None: it waits for nobody. Requests that wait for each other are a session: in closed loop
             a slot is a session's from its first turn to the end of its last, think time included.
         continues: `request` holds only what is new; its prompt is that of `after`, then what the server
-            answered to it, then this. A turn whose `after` did not succeed is unsent.
+            answered to it, then this. Both are of one form (ids, text or messages), and `after` has a
+            `session_id`. A turn whose `after` did not succeed is unsent, and so is all behind it.
         server: which of several servers it is for.
     """
 
@@ -59,8 +60,9 @@ class Load:
     Attributes:
         open_loop: each request goes at its `offset_s`, whatever became of the others; else as soon as one of
             `max_concurrency` slots is free, in the plan's order.
-        max_concurrency: requests in flight at once, over all workers. In open loop a cap: a request that is
-            due waits for a slot, and its latency from intent includes the wait. None: no limit.
+        max_concurrency: requests in flight at once, over all workers; in closed loop, sessions under way,
+            where requests wait for each other. In open loop a cap: a request that is due waits for a slot,
+            and its latency from intent includes the wait. None: no limit.
         num_workers: client processes; None lets the driver choose.
         stop_after_s: send nothing after this long; what was not sent by then is unsent.
         retries: further attempts after a failure that brought no byte of an answer, or 429 or 503. Counted.

@@ -114,7 +114,8 @@ class SocketDriver:
                 folder = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="prefixlab-")))
             resources.callback(jobs.forget_plan, folder)
             num_planned = jobs.write_plan(folder, plan, self._write)
-            job = pace(self._job, load, num_planned, self._machines)
+            num_sessions = int((jobs.read_plan(folder)["after"] == 0).sum())
+            job = pace(self._job, load, num_planned, self._machines, num_sessions=num_sessions)
             jobs.write_job(folder, job)
             run = _Run(folder, job, num_planned, self._clock, on_progress)
             if not num_planned:
@@ -131,15 +132,20 @@ class SocketDriver:
         return Drive(table, float(ended_s.max(initial=0.0)), health, run.interrupted, run.deaths)
 
 
-def pace(job: Job, load: Load, num_planned: int, machines: Machines) -> Job:
-    """`job` as `load` says, with the slots shared out over as many workers as have one."""
-    cap = None if load.max_concurrency is None else min(load.max_concurrency, max(1, num_planned))
-    num_streams = cap or num_planned
+def pace(job: Job, load: Load, num_planned: int, machines: Machines, *, num_sessions: int) -> Job:
+    """`job` as `load` says, with the slots shared out over as many workers as have one.
+
+    Args:
+        num_sessions: requests of the plan that wait for no other. In closed loop slots are theirs.
+    """
+    num_wanted = max(1, num_planned if load.open_loop else num_sessions)
+    cap = None if load.max_concurrency is None else min(load.max_concurrency, num_wanted)
+    num_streams = cap or num_sessions
     if load.open_loop and cap is not None:
         # A request that is due waits for a slot of its own process: as few as can serve so many.
         num_streams = max(1, cap // STREAMS_PER_WORKER) * STREAMS_PER_WORKER
     num_workers = load.num_workers or machines.default_num_workers(num_streams)
-    num_workers = max(1, min(num_workers, cap or num_planned, num_planned))
+    num_workers = max(1, min(num_workers, cap or num_sessions, num_sessions))
     return msgspec.structs.replace(
         job,
         num_workers=num_workers,
@@ -235,10 +241,10 @@ class _Run:
 
     def _write_missing(self, seen: set[str]) -> None:
         """A record for each request that died with the process that was to send it."""
-        templates = jobs.read_templates(self._folder)
+        templates, plan = jobs.read_templates(self._folder), jobs.read_plan(self._folder)
         for worker in range(self._job.num_workers):
             with jobs.records_path(self._folder, worker).open("ab") as file:
-                for row in jobs.rows_of(self._job, worker, self._num_planned).tolist():
+                for row in jobs.rows_of(self._job, worker, plan).tolist():
                     template = templates[row]
                     if template.request_id not in seen:
                         death = self._deaths.setdefault(

@@ -35,6 +35,8 @@ class Failure(enum.StrEnum):
     """Not HTTP, not events, not JSON, or not what this API says."""
     SERVER_ERROR = "server_error"
     """Answered 200, and reported an error in the stream."""
+    NO_TOKEN_IDS = "no_token_ids"
+    """A turn was to continue an answer of which the server did not name the tokens. Never sent."""
     CLIENT = "client"
     """This client's own fault: a worker died."""
 

@@ -220,7 +220,7 @@ def read_capture(folder: Path, health: ClientHealth, worker: int = 0) -> Seen:
     assert isinstance(frames[-1], capture.End)
     answers = sorted((f for f in frames if isinstance(f, Answer)), key=lambda answer: answer.index)
     the_job = job.read_job(folder)
-    planned = job.rows_of(the_job, worker, len(job.read_plan(folder)))
+    planned = job.rows_of(the_job, worker, job.read_plan(folder))
     assert [answer.index for answer in answers] == planned.tolist(), "not one answer for every row"
     for answer in answers:
         check_times(answer)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefixlab.bench.loadgen.capture import NEVER, Answer, Ending
-from prefixlab.bench.loadgen.job import Job, progress_path, read_job, rows_of
+from prefixlab.bench.loadgen.job import PLAN_ROW, Job, progress_path, read_job, rows_of
 from prefixlab.bench.loadgen.progress import Counter, open_counters
 from prefixlab.bench.loadgen.sockets.deadlines import GRAIN_NS, Deadlines
 from prefixlab.bench.loadgen.sockets.pacing import NOT_YET_NS, ClosedLoop, OpenLoop
@@ -81,7 +82,8 @@ def test_rows_are_dealt_as_slots_are_so_that_workers_end_together(
     shares: tuple[int, ...], num_rows: int
 ) -> None:
     job = Job(host="h", port=1, dialect="chat", path="/", num_workers=len(shares), max_concurrency=shares)
-    dealt = [rows_of(job, worker, num_rows).tolist() for worker in range(len(shares))]
+    plan = np.zeros(num_rows, PLAN_ROW)
+    dealt = [rows_of(job, worker, plan).tolist() for worker in range(len(shares))]
     assert sorted(row for mine in dealt for row in mine) == list(range(num_rows))
     rounds = num_rows / sum(shares)
     for mine, num_slots in zip(dealt, shares, strict=True):

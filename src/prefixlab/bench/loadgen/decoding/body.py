@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from prefixlab.bench.loadgen.capture import Answer
 from prefixlab.bench.loadgen.wire import ResponseParser, WireError
 
+WORKER_HEADERS = ("x-prefixlab-worker", "x-worker-id")
+
 
 @dataclass(slots=True)
 class Body:
@@ -22,6 +24,7 @@ class Body:
 
     Attributes:
         status: of the answer; None if its status line never came whole.
+        worker: which of several servers answered, if one of `WORKER_HEADERS` says.
         ends: for each read, the length of the body when it was in.
         num_chunk_ends: for each read, how many transfer chunks it completed. Empty without chunked coding.
     """
@@ -30,6 +33,7 @@ class Body:
     data: bytes = b""
     ends: list[int] = field(default_factory=list)
     num_chunk_ends: list[int] = field(default_factory=list)
+    worker: str | None = None
 
     def reads_of(self, ends: Sequence[int]) -> list[int]:
         """For ends of events in the body, ascending: the reads that completed them."""
@@ -76,6 +80,7 @@ def read_body(answer: Answer) -> Body:
     body.data = b"".join(pieces)
     if parser.head_complete:
         body.status = parser.status
+        body.worker = next((parser.headers[name] for name in WORKER_HEADERS if name in parser.headers), None)
     if not parser.chunked:
         body.num_chunk_ends.clear()
     return body

@@ -1,10 +1,8 @@
 """One answer, as the socket loop stored it, made into a record. No I/O.
 
 Owns what an ending means in the words of a record, and to which arrival an event belongs: that of the read
-that brought its last byte. Framing is `wire.py`'s, events are `sse.py`'s, fields the dialect's, counts the
-record builder's.
-
-An answer that is not an event stream but one JSON object (a server may ignore `"stream": true`) is one event.
+that brought its last byte. Framing is `wire.py`'s, what makes an answer `events.py`'s, fields the dialect's,
+counts the record builder's.
 
 Invariant: every answer, whatever its bytes, becomes a record that passes `Record.check`; apart from arrivals
 and merges, the record does not depend on how the bytes were cut into reads.
@@ -15,18 +13,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import msgspec
 import numpy as np
 
 from prefixlab.bench.loadgen.capture import NEVER, Answer, Ending
 from prefixlab.bench.loadgen.decoding.body import Body, read_body
 from prefixlab.bench.loadgen.decoding.clock import StampClock
+from prefixlab.bench.loadgen.decoding.events import read_chunks
 from prefixlab.bench.loadgen.health import ClientHealth
 from prefixlab.bench.loadgen.job import Job
 from prefixlab.bench.records.builder import RecordBuilder
 from prefixlab.bench.records.record import Failure, Outcome, Record
 from prefixlab.bench.targets.dialects import DIALECTS, AnswerError, quote
-from prefixlab.bench.targets.sse import DONE, Events, split_events
 from prefixlab.core.target import Sent
 
 FAILURES: dict[Ending, tuple[Failure, str]] = {
@@ -38,11 +35,8 @@ FAILURES: dict[Ending, tuple[Failure, str]] = {
     Ending.STALLED: (Failure.STALLED, "the server fell silent for longer than the read time-out"),
     Ending.TIMED_OUT: (Failure.TIMED_OUT, "not done within the time-out of the whole request"),
     Ending.GARBAGE: (Failure.GARBAGE, "the answer is not HTTP"),
+    Ending.NO_TOKEN_IDS: (Failure.NO_TOKEN_IDS, "this turn cannot go on from the one before"),
 }
-
-FAR_TOO_MANY, SPARE_TOKENS = 10, 1000
-"""A count of output tokens beyond so many times the number asked for, and so many more, is no count. Metrics
-hold one value per token, so what is believed must have a bound."""
 
 
 class AnswerDecoder:
@@ -109,6 +103,7 @@ class AnswerDecoder:
             num_merged_reads=body.num_merged(token_reads),
             kernel_stamps=from_kernel,
             http_status=body.status if failure is Failure.HTTP_STATUS else None,
+            worker=body.worker,
         )
         self.health.num_merged_reads += builder.plan.num_merged_reads
         if answer.ending is Ending.CANCELLED:
@@ -146,57 +141,11 @@ class AnswerDecoder:
         *,
         whole: bool,
     ) -> None:
-        """Put what `body` holds into `builder`, and the reads that brought tokens into `token_reads`.
-
-        Args:
-            whole: the message is complete; else its end is missing, and the answer's ending says why.
-
-        Raises:
-            AnswerError: it holds an error, or is not what this API answers. What came before that is kept.
-        """
-        events = _events(body.data, whole=whole)
-        read, add = self._read, builder.add
+        """Put what `body` holds into `builder`, and the reads that brought tokens into `token_reads`; see
+        `read_chunks`."""
+        add = builder.add
         asked = builder.plan.planned_output_tokens
-        most_tokens = FAR_TOO_MANY * asked + SPARE_TOKENS
-        finished = False
-        for payload, place in zip(events.payloads, body.reads_of(events.ends), strict=True):
-            if payload == DONE:
-                finished = True
-                continue
-            chunk = read(payload, arrivals_s[place])
-            total = chunk.num_output_tokens
-            if total is not None and total > most_tokens:
-                words = f"the server counts {total:,} output tokens where {asked:,} were asked for"
-                raise AnswerError(f"{words}: {quote(payload)}", Failure.GARBAGE)
+        for chunk, place in read_chunks(body, arrivals_s, self._read, asked=asked, whole=whole):
             add(chunk)
             if chunk.carries_tokens:
                 token_reads.append(place)
-            if chunk.finish_reason is not None:
-                finished = True
-        if not whole:
-            return
-        if events.rest:
-            raise AnswerError(f"the answer ended inside an event: {quote(events.rest)}", Failure.TRUNCATED)
-        if not events.payloads and body.data.strip():
-            raise AnswerError(f"the answer is not a stream of events: {quote(body.data)}", Failure.GARBAGE)
-        if not finished:
-            words = "the stream ended without a finish reason or [DONE]: the answer was cut short"
-            raise AnswerError(words, Failure.TRUNCATED)
-
-
-def _events(data: bytes, *, whole: bool) -> Events:
-    """Of a stream, or of an answer that is none: one event, once it is whole."""
-    if data.lstrip()[:1] in (b"{", b"["):
-        return Events([data], [len(data)], b"") if whole else Events([], [], data)
-    events = split_events(data)
-    if whole and (events.rest == DONE or _is_json(events.rest)):  # all there but the blank line after it
-        return Events([*events.payloads, events.rest], [*events.ends, len(data)], b"")
-    return events
-
-
-def _is_json(data: bytes) -> bool:
-    try:
-        msgspec.json.decode(data, type=dict)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-    return True

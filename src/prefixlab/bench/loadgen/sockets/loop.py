@@ -181,7 +181,7 @@ class Loop:
             answer.ended_ns = now_ns
         exchange.turn.payload.release()
         self._unwritten.append(answer)
-        self._source.done(answer, self._freed_ns(answer))
+        self._unwritten.extend(self._source.done(answer, self._freed_ns(answer)))
         self._start_due()  # before anything else is seen to: a slot is free
 
     def _let_go(self, exchange: Exchange, *, keep: bool) -> None:

@@ -3,14 +3,16 @@
 Owns pacing, caps on concurrency included, so the loop only asks. A source may decide on a request when an
 answer it depends on has come: `done` brings that answer.
 
-Invariant: every row of a plan is taken once, or is among `remaining` at the end; `take` is called only when
-`next_due_ns` has come.
+Here every request is on its own; for those that wait for each other see `sessions/`.
+
+Invariant: every row of a plan is taken once, or given up once by `done`, or is among `remaining` at the end;
+`take` is called only when `next_due_ns` has come.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,8 +54,9 @@ class Source(Protocol):
 
     def take(self) -> Turn: ...
 
-    def done(self, answer: Answer, freed_ns: int) -> None:
-        """A request taken before has ended; its slot became free at `freed_ns`."""
+    def done(self, answer: Answer, freed_ns: int) -> Sequence[Answer]:
+        """A request taken before has ended; its slot became free at `freed_ns`. Returns the endings of those
+        that will never be sent because of how it ended."""
         ...
 
     def num_queued(self, now_ns: int) -> int:
@@ -61,7 +64,7 @@ class Source(Protocol):
         ...
 
     def remaining(self, now_ns: int) -> Iterator[tuple[int, int]]:
-        """Index and intended time of what was never taken, as the run ends."""
+        """Index and intended time of what was neither taken nor given up, as the run ends."""
         ...
 
 
@@ -93,10 +96,11 @@ class OpenLoop:
         ready_ns = max(intended_ns, self._slot_ns)
         return Turn(self._rows.index(row), intended_ns, ready_ns, self._rows.payload(row))
 
-    def done(self, answer: Answer, freed_ns: int) -> None:
+    def done(self, answer: Answer, freed_ns: int) -> Sequence[Answer]:
         if self._num_free == 0:
             self._slot_ns = freed_ns
         self._num_free += 1
+        return ()
 
     def num_queued(self, now_ns: int) -> int:
         return max(0, int(np.searchsorted(self._due_ns, now_ns, side="right")) - self._num_taken)
@@ -134,8 +138,9 @@ class ClosedLoop:
         self._num_taken += 1
         return Turn(self._rows.index(row), intended_ns, intended_ns, self._rows.payload(row))
 
-    def done(self, answer: Answer, freed_ns: int) -> None:
+    def done(self, answer: Answer, freed_ns: int) -> Sequence[Answer]:
         self._free_since_ns.append(freed_ns)
+        return ()
 
     def num_queued(self, now_ns: int) -> int:
         """None: a request is due when it has a slot."""

@@ -21,15 +21,26 @@ from typing import Self
 from prefixlab.bench.loadgen import progress
 from prefixlab.bench.loadgen.capture import MAGIC
 from prefixlab.bench.loadgen.health import ClientHealth
-from prefixlab.bench.loadgen.job import TOLD_TO_END, Job, capture_path, progress_path, read_job
+from prefixlab.bench.loadgen.job import (
+    TOLD_TO_END,
+    Job,
+    capture_path,
+    progress_path,
+    read_job,
+    read_writer,
+)
+from prefixlab.bench.loadgen.outgoing import RequestWriter
+from prefixlab.bench.loadgen.sessions.source import ClosedSessions, OpenSessions
+from prefixlab.bench.loadgen.sessions.turns import Turns
 from prefixlab.bench.loadgen.sockets.connection import Connection, Endpoint
 from prefixlab.bench.loadgen.sockets.loop import Loop
 from prefixlab.bench.loadgen.sockets.machine import allow_open_files, die_with_parent, wake_on_time
-from prefixlab.bench.loadgen.sockets.pacing import NOT_YET_NS, ClosedLoop, OpenLoop
+from prefixlab.bench.loadgen.sockets.pacing import NOT_YET_NS, ClosedLoop, OpenLoop, Source
 from prefixlab.bench.loadgen.sockets.plan_file import PlanRows
 from prefixlab.bench.loadgen.sockets.poller import make_poller
 from prefixlab.bench.loadgen.sockets.stamps import KernelStamps, monotonic_ns, thread_cpu_ns
 from prefixlab.bench.loadgen.sockets.tls import TlsConnection, TlsSettings
+from prefixlab.bench.targets.dialects import DIALECTS
 from prefixlab.core.errors import PrefixlabError
 
 _REFUSED = 2
@@ -67,6 +78,7 @@ class Worker:
         self._cancelled = False
         with contextlib.ExitStack() as resources:
             self._rows = PlanRows(folder, worker, self._job)
+            self._turns = _turns(folder, self._job, self._rows)
             resources.callback(self._rows.close)
             allow_open_files(self._num_streams())
             self._endpoint = Endpoint.resolve(self._job.host, self._job.port)
@@ -91,8 +103,7 @@ class Worker:
     def run(self, start_ns: int) -> ClientHealth:
         """The whole run, once."""
         job = self._job
-        pacing = OpenLoop if job.open_loop else ClosedLoop
-        source = pacing(self._rows, start_ns, self._cap)
+        source = self._source(start_ns)
         stop_ns = NOT_YET_NS if job.stop_after_ns is None else start_ns + job.stop_after_ns
         with contextlib.closing(make_poller()) as poller:
 
@@ -110,6 +121,7 @@ class Worker:
             loop.health.wall_s = (monotonic_ns() - began_ns) / 1e9
             loop.health.cpu_s = (thread_cpu_ns() - cpu_ns) / 1e9
         loop.health.stamps = "process" if self._stamps is None else "kernel"
+        loop.health.compose_s.merge(self._turns.compose_s)
         return loop.health
 
     @property
@@ -122,12 +134,27 @@ class Worker:
         if self._loop is not None:
             self._loop.cancel()
 
+    def _source(self, start_ns: int) -> Source:
+        rows, is_open = self._rows, self._job.open_loop
+        if rows.has_sessions:
+            sessions = OpenSessions if is_open else ClosedSessions
+            return sessions(rows, start_ns, self._cap, self._turns)
+        pacing = OpenLoop if is_open else ClosedLoop
+        return pacing(rows, start_ns, self._cap)
+
     def _num_streams(self) -> int:
         """Connections it is sure to have open at once. Open loop without a cap may need any number, and a
         request for which no file is left fails and says so."""
         if self._cap is None and self._job.open_loop:
             return 0
-        return len(self._rows) if self._cap is None else min(self._cap, len(self._rows))
+        num_sessions = self._rows.num_sessions
+        return num_sessions if self._cap is None else min(self._cap, num_sessions)
+
+
+def _turns(folder: Path, job: Job, rows: PlanRows) -> Turns:
+    dialect, state = DIALECTS[job.dialect](), read_writer(folder)
+    write = None if state is None else RequestWriter.of(state, dialect)
+    return Turns(rows, write, dialect, monotonic_ns)
 
 
 def _tls_settings(job: Job) -> TlsSettings | None:
