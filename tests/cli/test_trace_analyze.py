@@ -107,7 +107,7 @@ def test_only_the_first_requests_are_looked_at_where_asked(
     ("options", "message"),
     [
         (["--block-size", "4"], "trace.jsonl:1: 30 tokens are 7 full blocks of 4"),
-        (["--format", "nobody"], "nobody"),
+        (["--trace-format", "nobody"], "nobody"),
         (["--capacity", "5GiB"], "--capacity 5GiB is in bytes"),
         (["--plot", "picture.txt"], "--plot picture.txt: the name must end in"),
         (["--json", "/nowhere/figures.json"], "--json /nowhere/figures.json: there is no folder"),

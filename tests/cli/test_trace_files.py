@@ -58,10 +58,10 @@ def test_how_an_odd_file_is_mended_is_an_option(tmp_path: Path, capsys: pytest.C
 
 def test_only_so_many_from_a_given_format(tmp_path: Path) -> None:
     many = write(tmp_path / "in", AZURE, *["2023-11-16 18:17:03,40,5"] * 5)
-    words = ["--num-requests", "3", "--from", "azure", "--format", "mooncake"]
+    words = ["--num-requests", "3", "--trace-format", "azure", "--format", "mooncake"]
     assert main(["trace", "convert", str(many), str(tmp_path / "out"), *words]) == 0
     assert len((tmp_path / "out").read_text().splitlines()) == 3
-    assert main(["trace", "convert", str(many), str(tmp_path / "out"), "--from", "mooncake"]) == 2
+    assert main(["trace", "convert", str(many), str(tmp_path / "out"), "--trace-format", "mooncake"]) == 2
 
 
 def test_what_there_is_to_fetch_is_listed(capsys: pytest.CaptureFixture[str]) -> None:

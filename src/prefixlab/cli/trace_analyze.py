@@ -85,20 +85,10 @@ def analyze_file(file: str, config: AnalyzeConfig) -> Analysis:
 
 
 def read(file: str, config: AnalyzeConfig) -> Trace:
-    from prefixlab.bench.traces.reading import read_trace
     from prefixlab.cli.trace_progress import Counter
 
     with Counter("reading", "bytes") as counter:
-        return read_trace(
-            file,
-            format=config.format,
-            num_requests=config.num_requests or 0,
-            block_size=config.block_size,
-            session_interval_s=config.session_interval,
-            ignore_fields=config.ignored,
-            sort=config.sort,
-            on_read=counter.update,
-        )
+        return config.read(file, counter.update, num_requests=config.num_requests)
 
 
 def show(analysis: Analysis) -> None:

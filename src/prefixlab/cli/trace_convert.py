@@ -11,8 +11,8 @@ SUMMARY = "rewrite a trace of any known format in Mooncake's"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    from prefixlab.bench.traces.formats.format import DEFAULT_SESSION_INTERVAL_S
-    from prefixlab.bench.traces.reading import FORMATS
+    from prefixlab.bench.config.traces.reading import ReadingConfig
+    from prefixlab.core.config import add_flags
 
     parser.description = (
         f"{SUMMARY}: JSON lines of timestamp (ms), input_length, output_length and hash_ids,\n"
@@ -27,53 +27,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--format", choices=("mooncake",), default="mooncake", help="format of OUT (default: mooncake)"
     )
     parser.add_argument(
-        "--from", dest="source_format", choices=tuple(FORMATS), help="format of IN (default: as it shows)"
-    )
-    parser.add_argument(
         "--num-requests", type=int, default=0, metavar="N", help="only the first so many (default: all)"
     )
-    parser.add_argument(
-        "--block-size", type=int, metavar="N", help="tokens per hash id (default: the format's, or inferred)"
-    )
-    parser.add_argument(
-        "--session-interval",
-        type=float,
-        default=DEFAULT_SESSION_INTERVAL_S,
-        metavar="S",
-        help="seconds between the starts of sessions, where IN has no more than times within them "
-        "(default: %(default)g)",
-    )
-    parser.add_argument(
-        "--ignore-fields",
-        default="",
-        metavar="NAME,…",
-        help="fields or columns of IN to leave out, not refuse",
-    )
-    parser.add_argument(
-        "--sort",
-        action="store_true",
-        help="put requests in the order of their times, not refuse times that go back",
-    )
+    add_flags(parser, ReadingConfig, "what to make of IN")
 
 
 def run(args: argparse.Namespace) -> int:
     import sys
 
-    from prefixlab.bench.traces.reading import read_trace
+    from prefixlab.bench.config.traces.reading import ReadingConfig
     from prefixlab.bench.traces.writing import write_mooncake
     from prefixlab.cli.trace_progress import Counter
+    from prefixlab.core.config import resolve
 
     with Counter("reading", "bytes") as counter:
-        trace = read_trace(
-            args.source,
-            format=args.source_format,
-            num_requests=args.num_requests,
-            block_size=args.block_size,
-            session_interval_s=args.session_interval,
-            ignore_fields=[name.strip() for name in args.ignore_fields.split(",") if name.strip()],
-            sort=args.sort,
-            on_read=counter.update,
-        )
+        config = resolve(ReadingConfig, vars(args), {})
+        trace = config.read(args.source, counter.update, num_requests=args.num_requests)
     with Counter("writing", "requests") as counter:
         write_mooncake(trace, args.target, lambda count: counter.update(count, len(trace)))
     blocks = f", {len(trace.hash_ids):,} blocks of {trace.block_size} tokens" if trace.has_ids else ""

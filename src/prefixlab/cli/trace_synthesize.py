@@ -15,6 +15,7 @@ SUMMARY = "make a trace from a trace: longer, shorter, faster, with more or less
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    from prefixlab.bench.config.traces.reading import ReadingConfig
     from prefixlab.bench.traces.synthesize import Synthesis
     from prefixlab.core.config import add_flags
 
@@ -27,38 +28,41 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "out", metavar="OUT", help="file to write: .jsonl, or .jsonl.gz; - for standard output"
     )
     add_flags(parser, Synthesis, "what to make")
+    add_flags(parser, ReadingConfig, "what to make of FILE")
     parser.add_argument("--seed", type=int, default=0, help="seed of all chance (default: 0)")
-    parser.add_argument(
-        "--block-size", type=int, default=None, help="tokens per hash id of FILE (default: found out)"
-    )
     parser.add_argument("--json", default=None, metavar="FILE", help="write the comparison here as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     import dataclasses
     import sys
-    from pathlib import Path
 
     import msgspec
 
+    from prefixlab.bench.config.traces.reading import ReadingConfig
     from prefixlab.bench.traces.likeness import compare
-    from prefixlab.bench.traces.reading import read_trace
     from prefixlab.bench.traces.synthesize import Synthesis, synthesize
     from prefixlab.bench.traces.writing import write_mooncake
+    from prefixlab.cli.bench_target import check_can_write
+    from prefixlab.cli.trace_progress import Counter
     from prefixlab.core.config import resolve
     from prefixlab.core.errors import ConfigError
 
     if args.seed < 0:
         raise ConfigError(f"--seed must not be negative, not {args.seed}")
     how = resolve(Synthesis, vars(args), {})
-    source = read_trace(Path(args.file), block_size=args.block_size)
-    result = synthesize(source, how, args.seed, lambda line: print(line, file=sys.stderr))
-    write_mooncake(result, Path(args.out))
+    json_file = check_can_write("--json", args.json)
+    with Counter("reading", "bytes") as counter:
+        source = resolve(ReadingConfig, vars(args), {}).read(args.file, counter.update)
+    with Counter("synthesizing", "requests") as counter:
+        result = synthesize(source, how, args.seed, counter.update)
+    with Counter("writing", "requests") as counter:
+        write_mooncake(result, args.out, lambda count: counter.update(count, len(result)))
     likeness = compare(source, result)
     print(comparison(likeness), file=sys.stderr if args.out == "-" else sys.stdout)
-    if args.json is not None:
+    if json_file is not None:
         document = {"seed": args.seed, **dataclasses.asdict(how), **dataclasses.asdict(likeness)}
-        Path(args.json).write_bytes(msgspec.json.encode(document) + b"\n")
+        json_file.write_bytes(msgspec.json.encode(document) + b"\n")
     return 0
 
 

@@ -49,7 +49,6 @@ def test_settings_that_make_no_sense_are_refused_by_name(given: dict[str, Any], 
 
 
 def test_lists_are_given_with_commas() -> None:
-    config = AnalyzeConfig(capacity="5, 20tokens,", ignore_fields="a,b")
+    config = AnalyzeConfig(capacity="5, 20tokens,")
     assert [capacity.blocks for capacity in config.capacities(block_size=10)] == [5, 2]
-    assert config.ignored == ("a", "b")
     assert AnalyzeConfig().capacities(block_size=10) == []

@@ -41,7 +41,8 @@ FAMILIES_PER_SWAP = 30
 """About so many families, next to each other in time, swap their beginnings."""
 
 BoolArray = npt.NDArray[np.bool_]
-Say = Callable[[str], None]
+OnProgress = Callable[[int, int], None]
+"""Requests made so far, and in all."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,9 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def synthesize(source: Trace, how: Synthesis, seed: int, say: Say = lambda line: None) -> Trace:
+def synthesize(
+    source: Trace, how: Synthesis, seed: int, on_progress: OnProgress = lambda done, total: None
+) -> Trace:
     """Make a trace out of `source`.
 
     Raises:
@@ -95,12 +98,12 @@ def synthesize(source: Trace, how: Synthesis, seed: int, say: Say = lambda line:
     copies: list[_Copy] = []
     num_made = 0
     while num_made < wanted:
-        say(f"{min(num_made, wanted):,} of {wanted:,} requests")
         copy = _Copy.of(source, tree, how, len(copies), np.random.default_rng([seed, len(copies)]))
         if not len(copy.rows):
             raise ConfigError(f"no request is left of {source.name}: see --min-isl and --max-isl")
         copies.append(copy)
         num_made += len(copy.rows)
+        on_progress(min(num_made, wanted), wanted)
     return _joined(source, copies, wanted, how)
 
 

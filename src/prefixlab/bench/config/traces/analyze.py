@@ -7,12 +7,11 @@ Invariant: every value decided or refused by the flag's name; defaults live only
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 
+from prefixlab.bench.config.traces.reading import ReadingConfig
 from prefixlab.bench.traces.analyze import Capacity
-from prefixlab.bench.traces.formats.format import DEFAULT_SESSION_INTERVAL_S
 from prefixlab.bench.traces.trace import Trace
 from prefixlab.core.config import setting
 from prefixlab.core.errors import ConfigError
@@ -26,19 +25,10 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?(?:[eE]\d+)?)([A-Za-z]*)")
 
 
 @dataclass(frozen=True)
-class AnalyzeConfig:
+class AnalyzeConfig(ReadingConfig):
     """What to read and what to look at."""
 
-    format: str | None = setting(None, "format of the trace (default: as its content shows)")
     num_requests: int | None = setting(None, "only the first so many requests", metavar="N")
-    block_size: int | None = setting(
-        None, "tokens per hash id (default: the format's, or inferred from lengths and numbers of ids)"
-    )
-    session_interval: float = setting(
-        DEFAULT_SESSION_INTERVAL_S, "seconds between the starts of sessions, where a trace has none"
-    )
-    ignore_fields: str = setting("", "unknown fields or columns to pass over", metavar="NAME,…")
-    sort: bool = setting(False, "put requests in the order of their times instead of refusing the file")
     capacity: str = setting(
         "",
         "sizes of cache to look at besides: 20000 (blocks), 5e6tokens, or 80GiB with --kv-bytes-per-token",
@@ -50,12 +40,11 @@ class AnalyzeConfig:
     plot: str | None = setting(None, "draw a picture (.png, .svg or .pdf)", metavar="FILE")
 
     def __post_init__(self) -> None:
-        for name in ("num_requests", "block_size", "kv_bytes_per_token"):
+        super().__post_init__()
+        for name in ("num_requests", "kv_bytes_per_token"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
-        if not 0 <= self.session_interval < math.inf:
-            raise ConfigError(f"--session-interval must not be negative, not {self.session_interval}")
         self.capacities(block_size=1)
 
     def check_against(self, trace: Trace) -> None:
@@ -65,10 +54,6 @@ class AnalyzeConfig:
                 raise ConfigError(
                     f"--{name.replace('_', '-')}: {trace.name} names no blocks, so it says nothing of caches"
                 )
-
-    @property
-    def ignored(self) -> tuple[str, ...]:
-        return tuple(_words(self.ignore_fields))
 
     def capacities(self, block_size: int) -> list[Capacity]:
         """In blocks, a part of one not counted."""
