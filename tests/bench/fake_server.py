@@ -49,6 +49,9 @@ class Behaviour:
     first_event_s: float = 0.0
     vocab_size: int | None = None
     """Prompts with other token ids are refused (400), as by vLLM."""
+    names_tokens: str = "always"
+    """How answers name their tokens: always (as each API does), incremental (/generate tells only what is
+    new), never."""
     takes_ids: bool = True
     """Else a prompt of token ids is refused (422), as by servers that take text alone."""
 
@@ -66,6 +69,8 @@ class FakeServer:
         self.keys: list[str] = []
         self.headers: list[dict[str, str]] = []
         self._good_left: int | None = None
+        self.failing_prompt: Any = None
+        """Prompts that end with this token id or message get 503."""
         self._failing_length = self._failing_times = 0
         self.num_flushes = 0
         self.in_flight = 0
@@ -167,8 +172,13 @@ class FakeServer:
             meta["finish_reason"] = {"type": "length"} if finished else None
             if finished and self.behaviour.fault == "abort":
                 meta["finish_reason"] = {"type": "abort", "message": "no pages left"}
-            return {"text": "x" * done, "meta_info": meta}
+            ids = self._named(token_ids, done, new)
+            if self.behaviour.names_tokens == "incremental":
+                return {"text": "x" * new, "meta_info": meta} | ids
+            return {"text": "x" * done, "meta_info": meta} | ids
 
+        if self._is_refused(token_ids):
+            return JSONResponse({"error": {"message": "queue is full"}}, 503)
         if len(token_ids) == self._failing_length and self._failing_times:
             self._failing_times -= 1
             return JSONResponse({"error": {"message": "queue is full"}}, 503)
@@ -179,17 +189,23 @@ class FakeServer:
         prompt = body["prompt"]
         if (refusal := self._refusal(prompt)) is not None:
             return refusal
+        if self._is_refused(prompt):
+            return JSONResponse({"error": {"message": "queue is full"}}, 503)
         token_ids = prompt if isinstance(prompt, list) else self.tokenizer.encode(prompt)
         cached = self._cached(token_ids)
 
         def event(done: int, new: int, finished: bool) -> dict[str, Any]:
             choice = {"index": 0, "text": "x" * new, "finish_reason": "length" if finished else None}
+            if body.get("return_token_ids") and self.behaviour.names_tokens != "never":
+                choice["token_ids"] = answer_to(token_ids, done)[done - new :]
             return {"choices": [choice]} | self._usage(body, len(token_ids), done, cached)
 
         return self._stream(event, body["max_tokens"], self._last_usage(len(token_ids), cached))
 
     async def chat(self, request: Request) -> Response:
         body = await self._read(request)
+        if self._is_refused(body["messages"]):
+            return JSONResponse({"error": {"message": "queue is full"}}, 503)
         token_ids = self.tokenizer.encode(self.tokenizer.apply_chat_template(body["messages"]))
         cached = self._cached(token_ids)
 
@@ -200,6 +216,13 @@ class FakeServer:
 
         usage = self._last_usage(len(token_ids), cached)
         return self._stream(event, body["max_completion_tokens"], usage, opens_with_role=True)
+
+    def _named(self, prompt: list[int], done: int, new: int) -> dict[str, Any]:
+        how = self.behaviour.names_tokens
+        if how == "never":
+            return {}
+        ids = answer_to(prompt, done)
+        return {"output_ids": ids[done - new :] if how == "incremental" else ids}
 
     def _refusal(self, prompt: list[int] | str) -> Response | None:
         limit = self.behaviour.vocab_size
@@ -235,6 +258,9 @@ class FakeServer:
                 return None
             self.behaviour.num_faults -= 1
         return self.behaviour.fault
+
+    def _is_refused(self, prompt: Any) -> bool:
+        return self.failing_prompt is not None and prompt[-1] == self.failing_prompt
 
     def _stream(
         self, event: Any, length: int, last: Any = None, *, opens_with_role: bool = False
@@ -275,6 +301,11 @@ class FakeServer:
                 self.in_flight -= 1
 
         return StreamingResponse(events(), media_type="text/event-stream")
+
+
+def answer_to(prompt: list[int], num_tokens: int) -> list[int]:
+    """The tokens that it answers with: others for every prompt."""
+    return [1000 + (sum(prompt) + 7 * place) % 900 for place in range(num_tokens)]
 
 
 def usage_of(prompt: int, done: int, cached: int | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from prefixlab.core.block_hash import as_token_ids
 from prefixlab.core.clock import Clock
 from prefixlab.core.errors import TargetError
 from prefixlab.core.target import Chunk, Sent, TargetRequest
+from tests.bench.fake_server import answer_to
 
 
 def ok_record(
@@ -57,18 +58,23 @@ class ScriptedTarget:
         failing: Sequence[str] = (),
         num_failures: int | None = None,
         breaking: Sequence[str] = (),
+        names_tokens: bool = True,
     ) -> None:
         self._clock = clock
         self._duration_s = duration_s
         self._failing = failing
         self._failures_left = num_failures
         self._breaking = breaking
+        self._names_tokens = names_tokens
         self.started: list[str] = []
+        self.asked: dict[str, TargetRequest] = {}
+        """The requests it got, by id."""
         self.in_flight = 0
         self.peak_in_flight = 0
 
     async def stream(self, request: TargetRequest) -> AsyncIterator[Sent | Chunk]:
         self.started.append(request.request_id)
+        self.asked[request.request_id] = request
         self.in_flight += 1
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
         try:
@@ -79,9 +85,19 @@ class ScriptedTarget:
             for done in range(1, request.max_new_tokens + 1):
                 await asyncio.sleep(self._duration_s / request.max_new_tokens)
                 yield Chunk(
-                    self._clock.now(), carries_tokens=True, num_output_tokens=done, num_cached_tokens=0
+                    self._clock.now(),
+                    "x",
+                    carries_tokens=True,
+                    num_output_tokens=done,
+                    num_cached_tokens=0,
+                    token_ids=self._named(request, done),
                 )
                 if request.request_id in self._breaking:
                     raise TargetError("the stream broke off")
         finally:
             self.in_flight -= 1
+
+    def _named(self, request: TargetRequest, done: int) -> list[int] | None:
+        if not self._names_tokens or request.prompt_token_ids is None:
+            return None
+        return answer_to(request.prompt_token_ids.tolist(), done)[-1:]

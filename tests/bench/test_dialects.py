@@ -12,6 +12,7 @@ from prefixlab.bench.targets.dialects import (
     ChatDialect,
     CompletionsDialect,
     NativeDialect,
+    Reply,
 )
 from prefixlab.core.block_hash import as_token_ids
 from prefixlab.core.errors import ConfigError, TargetError
@@ -197,3 +198,57 @@ def test_an_answer_that_was_not_streamed_is_one_event() -> None:
     text = {"object": "text_completion", "choices": [{"text": "abc", "finish_reason": "length"}]}
     chunk = read(CompletionsDialect(), text | {"usage": usage})
     assert (chunk.carries_tokens, chunk.num_output_tokens, chunk.finish_reason) == (True, 3, "length")
+
+
+def events(*payloads: dict[str, Any]) -> list[bytes]:
+    return [json.dumps(payload).encode() for payload in payloads]
+
+
+def native(ids: list[int], count: int, text: str) -> dict[str, Any]:
+    return {"text": text, "output_ids": ids, "meta_info": {"completion_tokens": count}}
+
+
+@pytest.mark.parametrize(
+    ("payloads", "reply"),
+    [
+        (events(native([4], 1, "a"), native([4, 5, 6], 3, "abc")), Reply("abc", [4, 5, 6])),
+        # SGLang's list of ids goes on growing while an event waits to be sent; its last event is exact.
+        (events(native([4, 5], 1, "a"), native([4, 5, 6], 3, "abc")), Reply("abc", [4, 5, 6])),
+        (events(native([4], 1, "a"), native([5, 6], 3, "bc")), Reply("abc", [4, 5, 6])),
+        (events(native([4, 5], 2, "ab"), native([], 2, "")), Reply("ab", [4, 5])),
+        (events(native([4], 1, "a"), native([6], 3, "c")), Reply("c", None)),
+        (events({"text": "abc", "meta_info": {"completion_tokens": 3}}), Reply("abc", None)),
+        (events(native([], 0, "")), Reply("", [])),
+        ([], Reply()),
+    ],
+)
+def test_a_native_reply_is_whole_by_its_count_whether_ids_are_total_or_new(
+    payloads: list[bytes], reply: Reply
+) -> None:
+    assert NativeDialect().reply(payloads) == reply
+
+
+def text_event(text: str, ids: list[int] | None = None, count: int | None = None) -> dict[str, Any]:
+    choice = {"text": text} | ({} if ids is None else {"token_ids": ids, "prompt_token_ids": [1]})
+    return {"choices": [choice], "usage": None if count is None else {"completion_tokens": count}}
+
+
+def test_a_completions_reply_is_what_its_events_bring_if_that_is_all() -> None:
+    last = {"choices": [], "usage": {"completion_tokens": 3}}
+    reply = CompletionsDialect().reply
+    whole = [text_event("a", [4]), text_event("bc", [5, 6])]
+    assert reply(events(*whole, last)) == Reply("abc", [4, 5, 6])
+    assert reply(events(*whole)) == Reply("abc", [4, 5, 6])
+    assert reply(events(text_event("a", [4]), text_event("bc"), last)) == Reply("abc", None)
+    assert reply(events(text_event("abc"))) == Reply("abc", None)
+
+
+def test_a_chat_reply_is_what_was_said_not_what_was_thought() -> None:
+    deltas: list[dict[str, Any]] = [
+        {"role": "assistant"},
+        {"reasoning": "hm"},
+        {"content": "a"},
+        {"content": "b"},
+    ]
+    choices = [{"choices": [{"delta": delta}]} for delta in deltas]
+    assert ChatDialect().reply(events(*choices, {"choices": []})) == Reply("ab")

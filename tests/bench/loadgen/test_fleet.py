@@ -199,7 +199,6 @@ class WritesAKey:
         return b"a key"
 
 
-
 @pytest.mark.parametrize("laid_down", [False, True])
 def test_a_folder_where_nothing_began_has_nothing_to_recover_and_is_tidied(
     tmp_path: Path, laid_down: bool
