@@ -175,6 +175,7 @@ def lay_down(
     (folder / job.PLAN_BYTES).write_bytes(b"".join(requests))
     rows = np.zeros(len(requests), job.PLAN_ROW)
     rows["length"] = [len(request) for request in requests]
+    rows["max_new_tokens"] = 1000
     rows["start"] = np.cumsum(rows["length"]) - rows["length"]
     if due_ns is not None:
         rows["due_ns"] = due_ns

@@ -15,7 +15,7 @@ from prefixlab.bench.loadgen import capture
 from prefixlab.bench.loadgen.capture import NEVER, Ending
 from prefixlab.bench.loadgen.job import capture_path, progress_path
 from prefixlab.bench.loadgen.progress import Counter, open_counters
-from prefixlab.bench.loadgen.sockets import exchange
+from prefixlab.bench.loadgen.sockets import plan_file
 from prefixlab.bench.loadgen.sockets.exchange import Exchange
 from prefixlab.bench.loadgen.sockets.stamps import KernelStamps
 from tests.bench.loadgen.sockets.rig import MS, Peer, drive, each_request, lay_down, post, serving
@@ -185,7 +185,7 @@ def test_a_server_that_never_comes_to_its_answer_is_given_up(tmp_path: Path) -> 
 def test_an_answer_without_end_is_given_up_before_it_fills_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunked: bool
 ) -> None:
-    monkeypatch.setattr(exchange, "MAX_ANSWER_BYTES", 100_000)
+    monkeypatch.setattr(plan_file, "LONG_ANSWER_BYTES", 100_000)
 
     def handle(peer: Peer, body: bytes) -> None:
         if chunked:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from prefixlab.bench.loadgen.capture import Answer, Ending
-from prefixlab.bench.loadgen.job import Job
+from prefixlab.bench.loadgen.job import PLAN_ROWS, Job, read_job
 from prefixlab.bench.loadgen.sockets.connection import Connection, Endpoint
 from prefixlab.bench.loadgen.sockets.machine import allow_open_files
+from prefixlab.bench.loadgen.sockets.plan_file import PlanRows
 from prefixlab.bench.loadgen.sockets.poller import IN, OUT, EpollPoller, Poller, SpinPoller, make_poller
 from prefixlab.bench.loadgen.sockets.retries import retry_after_ns, retry_wait_ns
 from prefixlab.bench.loadgen.sockets.stamps import monotonic_ns, sample_clocks
@@ -207,3 +210,15 @@ def test_more_streams_than_files_are_refused_by_name(monkeypatch: pytest.MonkeyP
     allow_open_files(36)
     with pytest.raises(ConfigError, match=r"37 streams .* need 101 open files .* 100 are allowed"):
         allow_open_files(37)
+
+
+def test_an_answer_is_bounded_by_what_any_api_says_of_the_tokens_asked_for(tmp_path: Path) -> None:
+    folder = lay_down(tmp_path, 1, [b"x"] * 3)
+    plan = np.load(folder / PLAN_ROWS)
+    plan["max_new_tokens"] = [1, 128, 1 << 20]
+    np.save(folder / PLAN_ROWS, plan)
+    with contextlib.closing(PlanRows(folder, 0, read_job(folder))) as rows:
+        short, usual, endless = (rows.max_answer_bytes(row) for row in range(3))
+    assert short > 1 << 20
+    assert 3 << 20 < usual < 4 << 20  # half a minute of an endless stream on a fast server
+    assert endless == 1 << 30

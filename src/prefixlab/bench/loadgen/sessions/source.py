@@ -24,7 +24,7 @@ from prefixlab.bench.loadgen.capture import Answer, Ending
 from prefixlab.bench.loadgen.compose import NoTokenIdsError
 from prefixlab.bench.loadgen.job import roots_of
 from prefixlab.bench.loadgen.sessions.turns import tree
-from prefixlab.bench.loadgen.sockets.pacing import NOT_YET_NS, Turn
+from prefixlab.bench.loadgen.sockets.pacing import NOT_YET_NS, Turn, turn_of
 from prefixlab.bench.loadgen.sockets.plan_file import PlanRows
 
 
@@ -77,7 +77,7 @@ class _Sessions:
     def _turn(self, row: int, intended_ns: int, ready_ns: int) -> Turn:
         self._is_settled[row] = True
         self._num_taken += 1
-        return Turn(self._rows.index(row), intended_ns, ready_ns, self._turns.payload(row))
+        return turn_of(self._rows, row, intended_ns, ready_ns, self._turns.payload(row))
 
     def _go_on(self, row: int, answer: Answer, ended_ns: int) -> list[Answer]:
         """Let those go that waited for `row`; what is given up instead."""

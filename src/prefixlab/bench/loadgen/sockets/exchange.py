@@ -32,9 +32,6 @@ _MAX_UNPARSED = 64
 """Reads after which a busy stream is parsed all the same, so that little is left to do when it ends, and one
 that goes on behind its end is noticed."""
 
-MAX_ANSWER_BYTES = 256 << 20
-"""An answer that does not end would fill memory. A million tokens take less."""
-
 _END_OF_CHUNKED = b"\r\n\r\n"
 _NOT_AN_END = b"\r\n\r\n\r\n"
 """A message cannot end so, but chunks of events separated by CRLF do."""
@@ -321,7 +318,7 @@ class Exchange:
         if self.parser.complete:
             self._complete(surplus=False)
             return False
-        if self._num_bytes > MAX_ANSWER_BYTES:
+        if self._num_bytes > self.turn.max_answer_bytes:
             words = f"no end of the answer after {self._num_bytes:,} bytes"
             self._on_end(self, Ending.GARBAGE, words)
             return False

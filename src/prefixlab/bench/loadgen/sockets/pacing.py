@@ -34,12 +34,18 @@ class Turn:
         intended_ns: when it should go.
         ready_ns: when it also had a slot; what it is late from then on is the client's own fault.
         payload: what to send.
+        max_answer_bytes: an answer longer than that has no end.
     """
 
     index: int
     intended_ns: int
     ready_ns: int
     payload: memoryview
+    max_answer_bytes: int
+
+
+def turn_of(rows: PlanRows, row: int, intended_ns: int, ready_ns: int, payload: memoryview) -> Turn:
+    return Turn(rows.index(row), intended_ns, ready_ns, payload, rows.max_answer_bytes(row))
 
 
 class Source(Protocol):
@@ -94,7 +100,7 @@ class OpenLoop:
         self._num_taken += 1
         self._look_ahead()
         ready_ns = max(intended_ns, self._slot_ns)
-        return Turn(self._rows.index(row), intended_ns, ready_ns, self._rows.payload(row))
+        return turn_of(self._rows, row, intended_ns, ready_ns, self._rows.payload(row))
 
     def done(self, answer: Answer, freed_ns: int) -> Sequence[Answer]:
         if self._num_free == 0:
@@ -136,7 +142,7 @@ class ClosedLoop:
     def take(self) -> Turn:
         row, intended_ns = self._num_taken, self._free_since_ns.popleft()
         self._num_taken += 1
-        return Turn(self._rows.index(row), intended_ns, intended_ns, self._rows.payload(row))
+        return turn_of(self._rows, row, intended_ns, intended_ns, self._rows.payload(row))
 
     def done(self, answer: Answer, freed_ns: int) -> Sequence[Answer]:
         self._free_since_ns.append(freed_ns)

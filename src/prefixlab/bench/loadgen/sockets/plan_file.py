@@ -17,6 +17,9 @@ import numpy.typing as npt
 from prefixlab.bench.loadgen.job import PLAN_BYTES, Job, decode_request, read_plan, rows_of
 from prefixlab.core.target import TargetRequest
 
+SHORT_ANSWER_BYTES, TOKEN_BYTES, LONG_ANSWER_BYTES = 1 << 20, 16 << 10, 1 << 30
+"""What bounds an answer: one that does not end would hold its slot for ever, and fill memory."""
+
 
 class PlanRows:
     """Worker `worker`'s share of the plan of `job` in `folder`.
@@ -70,6 +73,11 @@ class PlanRows:
 
     def max_new_tokens(self, row: int) -> int:
         return int(self._max_new_tokens[row])
+
+    def max_answer_bytes(self, row: int) -> int:
+        """More than any API says of so many tokens; `/generate` says all of the text again with each."""
+        num_tokens = self.max_new_tokens(row)
+        return min(SHORT_ANSWER_BYTES + num_tokens * (TOKEN_BYTES + 8 * num_tokens), LONG_ANSWER_BYTES)
 
     def payload(self, row: int) -> memoryview:
         """Head and body for the wire, of a row that continues none. To be released before `close`."""
