@@ -23,8 +23,38 @@ def answer(
     return made
 
 
+def reply_to(given: Answer, asked: int = 2) -> tuple[Reply | None, int]:
+    """And how often others had their turn meanwhile."""
+    steps, count = read_reply(given, NativeDialect(), asked), 0
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value, count
+        count += 1
+
+
 def test_a_whole_answer_is_a_reply() -> None:
-    assert read_reply(answer(WHOLE), NativeDialect(), 2) == Reply("ab", [7, 8])
+    assert reply_to(answer(WHOLE)) == (Reply("ab", [7, 8]), 0)
+
+
+def long_answer(num_tokens: int, end: bytes, *, spoilt: int | None = None) -> Answer:
+    """As `/generate` says it: all of it again with each token."""
+    events = []
+    for count in range(1, num_tokens + 1):
+        reason = '{"type": "length"}' if count == num_tokens else "null"
+        meta = f'{{"completion_tokens": {count}, "finish_reason": {reason}}}'
+        text = f'data: {{"text": "{"x" * count}", "output_ids": {list(range(count))}, "meta_info": {meta}}}'
+        events.append(b"data: {not json" if count == spoilt else text.encode())
+    return answer(end.join([*events, b"data: [DONE]", b""]))
+
+
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n"])
+def test_a_long_answer_is_read_in_steps_and_says_the_same(end: bytes) -> None:
+    reply, num_steps = reply_to(long_answer(800, end), 800)
+    assert reply == Reply("x" * 800, list(range(800)))
+    assert num_steps > 5
+    assert reply_to(long_answer(800, end, spoilt=400), 800)[0] is None, "its record says that it failed"
 
 
 @pytest.mark.parametrize(
@@ -42,7 +72,7 @@ def test_a_whole_answer_is_a_reply() -> None:
     ],
 )
 def test_what_makes_no_record_of_success_is_no_reply(broken: Answer) -> None:
-    assert read_reply(broken, NativeDialect(), 2) is None
+    assert reply_to(broken)[0] is None
 
 
 def test_the_worker_that_answered_is_known_where_a_header_names_it() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +27,15 @@ class Made:
     def __init__(self) -> None:
         self.says = "ok"
 
-    def make(self, row: int, answer: Answer, continuing: Sequence[int]) -> bool:
-        if self.says == "nameless":
+    def making(self, row: int, answer: Answer, continuing: Sequence[int]) -> Generator[None, None, bool]:
+        says = self.says
+        return self._making(says)
+
+    def _making(self, says: str) -> Generator[None, None, bool]:
+        yield
+        if says == "nameless":
             raise NoTokenIdsError
-        return self.says == "ok"
+        return says == "ok"
 
     def payload(self, row: int) -> memoryview:
         return memoryview(b"%d" % row)
@@ -45,6 +50,14 @@ def rows_in(
     (folder / jobs.PLAN_BYTES).write_bytes(b"")
     np.save(folder / jobs.PLAN_ROWS, plan)
     return PlanRows(folder, 0, Job(host="h", port=1, dialect="native", path="/"))
+
+
+def work(source: Source) -> list[Answer]:
+    """All that there is to do."""
+    given_up: list[Answer] = []
+    while source.is_busy:
+        given_up += source.work()
+    return given_up
 
 
 @st.composite
@@ -63,7 +76,7 @@ def root_of(after: list[int], row: int) -> int:
     return row
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(plans(), st.booleans(), st.integers(1, 4), st.data())
 def test_any_plan_ends_each_row_once_in_order_and_never_beyond_its_cap(
     tmp_path_factory: pytest.TempPathFactory,
@@ -80,24 +93,23 @@ def test_any_plan_ends_each_row_once_in_order_and_never_beyond_its_cap(
     now, stops_after = START, data.draw(st.integers(0, 2 * len(after)))
     in_flight: dict[int, Turn] = {}
     ended_ns: dict[int, int] = {}
-    failed: set[int] = set()
+    doomed: set[int] = set()
     endings: list[tuple[int, Ending]] = []
     for _ in range(stops_after):
         due_ns = source.next_due_ns()
         answers = bool(in_flight) and (due_ns == NOT_YET_NS or data.draw(st.booleans()))
-        if answers:
+        if source.is_busy and (data.draw(st.booleans()) or not (answers or due_ns != NOT_YET_NS)):
+            endings += [(answer.index, answer.ending) for answer in source.work()]
+        elif answers:
             row = data.draw(st.sampled_from(sorted(in_flight)))
             made.says = data.draw(st.sampled_from(["ok", "ok", "ok", "failed", "nameless"]))
             now += data.draw(st.integers(0, 30))
             del in_flight[row]
             ended_ns[row] = now
             endings.append((row, Ending.COMPLETE))
-            given_up = source.done(Answer(row, Ending.COMPLETE, 0), now)
-            endings += [(answer.index, answer.ending) for answer in given_up]
-            failed |= {answer.index for answer in given_up}
-            continuing = [later for later, before in enumerate(after) if before == row and continues[later]]
-            assert bool(given_up) == (bool(continuing) and made.says != "ok")
-            assert set(continuing) <= failed or made.says == "ok"
+            source.done(Answer(row, Ending.COMPLETE, 0), now)
+            continuing = {later for later, before in enumerate(after) if before == row and continues[later]}
+            doomed |= continuing if made.says != "ok" else set()
         elif due_ns != NOT_YET_NS:
             now = max(now, due_ns)
             assert source.num_queued(now) >= (1 if open_loop else 0)
@@ -122,10 +134,14 @@ def test_any_plan_ends_each_row_once_in_order_and_never_beyond_its_cap(
             under_way = {root_of(after, row) for row in range(len(after)) if row not in gone} & begun
             assert len(under_way) <= cap, "a slot is a session's until its last turn has ended"
             assert begun == set([row for row in range(len(after)) if after[row] < 0][: len(begun)])
+    if data.draw(st.booleans()):
+        endings += [(answer.index, answer.ending) for answer in work(source)]
+        assert doomed <= {row for row, ending in endings if ending is not Ending.COMPLETE}
+    assert not doomed & {*in_flight, *ended_ns}, "what continues a failure is never sent"
     left = [index for index, _ in source.remaining(now)]
     everything = [*(row for row, _ in endings), *in_flight, *left]
     assert sorted(everything) == list(range(len(after))), "each row ends once"
-    if source.next_due_ns() == NOT_YET_NS and not in_flight:
+    if source.next_due_ns() == NOT_YET_NS and not in_flight and not source.is_busy:
         assert left == [], "what was not given up could have gone on"
 
 
@@ -135,7 +151,8 @@ def test_who_was_not_sent_because_names_are_missing_says_so_and_nothing_behind_i
     source = ClosedSessions(rows, START, 1, made)
     source.take()
     made.says = "nameless"
-    second, third = source.done(Answer(0, Ending.COMPLETE, START), 1100)
+    source.done(Answer(0, Ending.COMPLETE, START), 1100)
+    second, third = work(source)
     assert (second.index, second.ending, second.intended_ns) == (1, Ending.NO_TOKEN_IDS, 1120)
     assert "--backend openai-chat" in second.detail
     assert (third.index, third.ending, third.detail) == (2, Ending.UNSENT, "")
@@ -148,6 +165,7 @@ def test_a_later_turn_that_is_due_waits_for_a_slot_where_requests_are_capped(tmp
     source.take()
     assert (source.next_due_ns(), source.num_queued(1010)) == (NOT_YET_NS, 1)
     source.done(Answer(0, Ending.COMPLETE, START), 1100)
+    assert work(source) == []
     assert source.num_queued(1119) == 1
     assert source.num_queued(1120) == 2
     turn = source.take()

@@ -7,7 +7,7 @@ make.
 A turn that continues one that did not succeed is never sent, nor is anything behind it; one whose prompt is
 fixed goes at its time whatever became of the others.
 
-Invariant: every row is taken once, or given up once by `done`, or is among `remaining` at the end; a row is
+Invariant: every row is taken once, or given up once by `work`, or is among `remaining` at the end; a row is
 taken only after the one it waits for has ended.
 """
 
@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -31,9 +32,19 @@ from prefixlab.bench.loadgen.sockets.plan_file import PlanRows
 class MakesTurns(Protocol):
     """`turns.Turns`, or what stands for it in a test."""
 
-    def make(self, row: int, answer: Answer, continuing: Sequence[int]) -> bool: ...
+    def making(self, row: int, answer: Answer, continuing: Sequence[int]) -> Generator[None, None, bool]: ...
 
     def payload(self, row: int) -> memoryview: ...
+
+
+@dataclass(slots=True)
+class _Making:
+    """Turns that continue one which has ended, being made."""
+
+    after: int
+    rows: list[int]
+    ended_ns: int
+    steps: Generator[None, None, bool]
 
 
 class _Sessions:
@@ -48,6 +59,7 @@ class _Sessions:
         self._later: list[tuple[int, int]] = []  # heap: when a turn whose wait is over is due, and its row
         self._overdue: list[tuple[int, int]] = []  # heap: of those, the ones known to be due
         self._is_settled = np.zeros(len(rows), np.bool_)  # taken, or given up
+        self._making: deque[_Making] = deque()
         self._num_roots_taken = 0
         self._num_taken = 0
 
@@ -79,26 +91,52 @@ class _Sessions:
         self._num_taken += 1
         return turn_of(self._rows, row, intended_ns, ready_ns, self._turns.payload(row))
 
-    def _go_on(self, row: int, answer: Answer, ended_ns: int) -> list[Answer]:
-        """Let those go that waited for `row`; what is given up instead."""
-        behind = self._behind(row)
-        continuing = [later for later in behind if self._rows.continues[later]]
-        given_up: list[Answer] = []
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._making)
+
+    def work(self) -> Sequence[Answer]:
+        if not self._making:
+            return ()
+        making = self._making.popleft()  # in turn, so that short answers need not wait behind long ones
         ending, detail = Ending.UNSENT, ""
-        can_go_on = True
-        if continuing:
-            try:
-                can_go_on = self._turns.make(row, answer, continuing)
-            except NoTokenIdsError as error:
-                can_go_on, ending, detail = False, Ending.NO_TOKEN_IDS, str(error)
-        for later in behind:
-            due_ns = ended_ns + int(self._rows.delay_ns[later])
-            if can_go_on or not self._rows.continues[later]:
-                heapq.heappush(self._later, (due_ns, later))
-            else:
-                given_up.append(self._give_up(later, ending, due_ns, detail))
-                given_up += [self._give_up(below, Ending.UNSENT, due_ns) for below in self._all_behind(later)]
+        try:
+            next(making.steps)
+        except StopIteration as end:
+            if end.value:
+                for later in making.rows:
+                    heapq.heappush(self._later, (self._due_ns_behind(making, later), later))
+                return ()
+        except NoTokenIdsError as error:
+            ending, detail = Ending.NO_TOKEN_IDS, str(error)
+        else:
+            self._making.append(making)
+            return ()
+        given_up = []
+        for later in making.rows:
+            due_ns = self._due_ns_behind(making, later)
+            given_up.append(self._give_up(later, ending, due_ns, detail))
+            given_up += [self._give_up(below, Ending.UNSENT, due_ns) for below in self._all_behind(later)]
+        self._on_given_up(making.after, len(given_up), making.ended_ns)
         return given_up
+
+    def _due_ns_behind(self, making: _Making, later: int) -> int:
+        return making.ended_ns + int(self._rows.delay_ns[later])
+
+    def _on_given_up(self, row: int, num_rows: int, ended_ns: int) -> None:
+        """So many rows behind this one are never sent."""
+
+    def _go_on(self, row: int, answer: Answer, ended_ns: int) -> None:
+        """Let those go that waited for `row`, or see to it that what they say is made."""
+        continuing = []
+        for later in self._behind(row):
+            if self._rows.continues[later]:
+                continuing.append(later)
+            else:
+                heapq.heappush(self._later, (ended_ns + int(self._rows.delay_ns[later]), later))
+        if continuing:
+            steps = self._turns.making(row, answer, continuing)
+            self._making.append(_Making(row, continuing, ended_ns, steps))
 
     def _give_up(self, row: int, ending: Ending, intended_ns: int, detail: str = "") -> Answer:
         self._is_settled[row] = True
@@ -148,11 +186,11 @@ class OpenSessions(_Sessions):
         self._num_free -= 1
         return self._turn(row, intended_ns, max(intended_ns, self._slot_ns))
 
-    def done(self, answer: Answer, freed_ns: int) -> Sequence[Answer]:
+    def done(self, answer: Answer, freed_ns: int) -> None:
         if self._num_free == 0:
             self._slot_ns = freed_ns
         self._num_free += 1
-        return self._go_on(self._rows.row(answer.index), answer, freed_ns)
+        self._go_on(self._rows.row(answer.index), answer, freed_ns)
 
     def num_queued(self, now_ns: int) -> int:
         num_due = int(np.searchsorted(self._due_ns, now_ns, side="right"))
@@ -190,14 +228,20 @@ class ClosedSessions(_Sessions):
             intended_ns, row = self._free_since_ns.popleft(), self._next_root()
         return self._turn(row, intended_ns, intended_ns)
 
-    def done(self, answer: Answer, freed_ns: int) -> Sequence[Answer]:
+    def done(self, answer: Answer, freed_ns: int) -> None:
         row = self._rows.row(answer.index)
-        given_up = self._go_on(row, answer, freed_ns)
+        self._go_on(row, answer, freed_ns)
+        self._end_rows(row, 1, freed_ns)
+
+    def _on_given_up(self, row: int, num_rows: int, ended_ns: int) -> None:
+        self._end_rows(row, num_rows, ended_ns)
+
+    def _end_rows(self, row: int, num_rows: int, ended_ns: int) -> None:
+        """So many of the session of `row` have ended."""
         root = self._root_of[row]
-        self._num_open[root] -= 1 + len(given_up)
+        self._num_open[root] -= num_rows
         if not self._num_open[root]:
-            self._free_since_ns.append(freed_ns)
-        return given_up
+            self._free_since_ns.append(ended_ns)
 
     def num_queued(self, now_ns: int) -> int:
         """Later turns alone: a session is due when it has a slot."""

@@ -8,7 +8,7 @@ Invariant: a request is held no longer than until what continues it was made or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -47,16 +47,26 @@ class Turns:
         self._payloads: dict[int, bytes] = {}
         self.compose_s = Histogram()
 
-    def make(self, row: int, answer: Answer, continuing: Sequence[int]) -> bool:
-        """Make the rows that continue `row`, which was answered so; False if that did not succeed.
+    def making(self, row: int, answer: Answer, continuing: Sequence[int]) -> Generator[None, None, bool]:
+        """Make the rows that continue `row`, which was answered so, step by step; returns False if that did
+        not succeed.
 
         Raises:
             NoTokenIdsError: it did, but the server does not say what the next prompt must begin with.
         """
         assert self._write is not None, "a row that continues another, and no way to write it"
-        began_ns = self._now_ns()
         before = self._requests.pop(row, None)
-        reply = read_reply(answer, self._dialect, self._rows.max_new_tokens(row))
+        began_ns, spent_ns = self._now_ns(), 0
+        reading = read_reply(answer, self._dialect, self._rows.max_new_tokens(row))
+        while True:
+            try:
+                next(reading)
+            except StopIteration as end:
+                reply = end.value
+                break
+            spent_ns += self._now_ns() - began_ns
+            yield
+            began_ns = self._now_ns()
         if reply is None:
             return False
         if before is None:
@@ -67,7 +77,7 @@ class Turns:
             self._payloads[later] = self._write(request, names_tokens=goes_on)
             if goes_on:
                 self._requests[later] = request
-        self.compose_s.record((self._now_ns() - began_ns) / 1e9)
+        self.compose_s.record((spent_ns + self._now_ns() - began_ns) / 1e9)
         return True
 
     def payload(self, row: int) -> memoryview:

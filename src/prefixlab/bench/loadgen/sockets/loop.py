@@ -103,6 +103,8 @@ class Loop:
 
     def _see_to_what_is_due(self, now_ns: int) -> bool:
         """And work out when something will be due next. False: all is done."""
+        if self._source.is_busy:
+            self._unwritten.extend(self._source.work())
         if self._next_start_ns(now_ns) <= now_ns:
             self._start_due()
         if self._next_tick_ns <= now_ns:
@@ -110,7 +112,8 @@ class Loop:
         if self._to_look_at:
             self._look_at_some(now_ns)
         self._write_some(max(_MAX_WRITES, len(self._unwritten) - _MAX_UNWRITTEN))
-        next_ns = now_ns if self._to_look_at or self._unwritten else self._next_start_ns(now_ns)
+        busy = self._to_look_at or self._unwritten or self._source.is_busy
+        next_ns = now_ns if busy else self._next_start_ns(now_ns)
         self._wake_ns = min(next_ns, self._next_tick_ns)
         return next_ns != NOT_YET_NS or bool(self._in_flight)
 
@@ -181,7 +184,7 @@ class Loop:
             answer.ended_ns = now_ns
         exchange.turn.payload.release()
         self._unwritten.append(answer)
-        self._unwritten.extend(self._source.done(answer, self._freed_ns(answer)))
+        self._source.done(answer, self._freed_ns(answer))
         self._start_due()  # before anything else is seen to: a slot is free
 
     def _let_go(self, exchange: Exchange, *, keep: bool) -> None:

@@ -5,7 +5,7 @@ answer it depends on has come: `done` brings that answer.
 
 Here every request is on its own; for those that wait for each other see `sessions/`.
 
-Invariant: every row of a plan is taken once, or given up once by `done`, or is among `remaining` at the end;
+Invariant: every row of a plan is taken once, or given up once by `work`, or is among `remaining` at the end;
 `take` is called only when `next_due_ns` has come.
 """
 
@@ -60,9 +60,18 @@ class Source(Protocol):
 
     def take(self) -> Turn: ...
 
-    def done(self, answer: Answer, freed_ns: int) -> Sequence[Answer]:
-        """A request taken before has ended; its slot became free at `freed_ns`. Returns the endings of those
-        that will never be sent because of how it ended."""
+    def done(self, answer: Answer, freed_ns: int) -> None:
+        """A request taken before has ended; its slot became free at `freed_ns`."""
+        ...
+
+    @property
+    def is_busy(self) -> bool:
+        """There is something to `work` on, after which more may be due."""
+        ...
+
+    def work(self) -> Sequence[Answer]:
+        """A millisecond or two of making requests out of answers that have ended; returns the endings of
+        those that will never be sent because of how they ended."""
         ...
 
     def num_queued(self, now_ns: int) -> int:
@@ -74,7 +83,16 @@ class Source(Protocol):
         ...
 
 
-class OpenLoop:
+class _OnItsOwn:
+    """A source whose requests need no making."""
+
+    is_busy = False
+
+    def work(self) -> Sequence[Answer]:
+        return ()
+
+
+class OpenLoop(_OnItsOwn):
     """Each row at its own time, whatever became of the others; at most `max_concurrency` at once."""
 
     def __init__(self, rows: PlanRows, start_ns: int, max_concurrency: int | None) -> None:
@@ -102,11 +120,10 @@ class OpenLoop:
         ready_ns = max(intended_ns, self._slot_ns)
         return turn_of(self._rows, row, intended_ns, ready_ns, self._rows.payload(row))
 
-    def done(self, answer: Answer, freed_ns: int) -> Sequence[Answer]:
+    def done(self, answer: Answer, freed_ns: int) -> None:
         if self._num_free == 0:
             self._slot_ns = freed_ns
         self._num_free += 1
-        return ()
 
     def num_queued(self, now_ns: int) -> int:
         return max(0, int(np.searchsorted(self._due_ns, now_ns, side="right")) - self._num_taken)
@@ -120,7 +137,7 @@ class OpenLoop:
         self._next_due_ns = int(self._due_ns[self._num_taken]) if more else NOT_YET_NS
 
 
-class ClosedLoop:
+class ClosedLoop(_OnItsOwn):
     """The next row, in the plan's order, as soon as one of `max_concurrency` slots is free."""
 
     def __init__(self, rows: PlanRows, start_ns: int, max_concurrency: int | None) -> None:
@@ -144,9 +161,8 @@ class ClosedLoop:
         self._num_taken += 1
         return turn_of(self._rows, row, intended_ns, intended_ns, self._rows.payload(row))
 
-    def done(self, answer: Answer, freed_ns: int) -> Sequence[Answer]:
+    def done(self, answer: Answer, freed_ns: int) -> None:
         self._free_since_ns.append(freed_ns)
-        return ()
 
     def num_queued(self, now_ns: int) -> int:
         """None: a request is due when it has a slot."""
