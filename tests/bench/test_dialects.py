@@ -86,6 +86,14 @@ def test_a_token_without_text_is_a_token() -> None:
     assert read(NativeDialect(), native).carries_tokens
 
 
+def test_a_token_without_text_in_the_middle_of_a_chat_is_a_token() -> None:
+    half_a_character = {"choices": [{"delta": {"content": ""}, "finish_reason": None}]}
+    assert read(ChatDialect(), half_a_character).carries_tokens
+    the_end = {"choices": [{"delta": {"content": ""}, "finish_reason": "length"}]}
+    assert not read(ChatDialect(), the_end).carries_tokens
+    assert not read(ChatDialect(), {"choices": [{"delta": {}}]}).carries_tokens
+
+
 def test_a_role_opens_a_chat_stream_and_is_not_a_token() -> None:
     role = {"choices": [{"delta": {"role": "assistant", "content": ""}}]}
     assert not read(ChatDialect(), role).carries_tokens

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import math
 import os
 import sys
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefixlab.core.errors import ConfigError
@@ -100,6 +102,8 @@ def given_settings(args: argparse.Namespace) -> dict[str, Any]:
             raise ConfigError(f"--backend {word}: there is {', '.join(BACKENDS)}{did_you_mean(word, known)}")
         if word.startswith("sglang") and given.get("dataset_name") in (None, *OPTIONS_OF["range_ratio_of"]):
             given.setdefault("range_ratio_of", "sglang")
+    if "tokenizer" not in given and _has_tokenizer(given.get("model")):
+        given["tokenizer"] = given["model"]  # as vLLM's and SGLang's clients take it
     if given.get("served_model_name") is not None:
         given["model"] = given["served_model_name"]
     if "url" in given:
@@ -119,6 +123,12 @@ def name_servers(given: dict[str, Any]) -> None:
         raise ConfigError(f"--url names a server twice: {' '.join(urls)}")
     given["base_url"] = urls[0]
     given["url"] = urls if len(urls) > 1 else []
+
+
+def _has_tokenizer(model: str | None) -> bool:
+    """Whether it is a folder with a tokenizer that can be read here."""
+    readable = importlib.util.find_spec("tokenizers") is not None
+    return readable and model is not None and (Path(model) / "tokenizer.json").is_file()
 
 
 def point_config(given: Mapping[str, Any]) -> ServeConfig:

@@ -30,7 +30,7 @@ def last(record: Record) -> float | None:
 
 
 def tpot(record: Record) -> float | None:
-    if record.num_output_tokens < 2:
+    if record.num_output_tokens < 2 or len(record.arrivals_s) < 2:
         return None
     return (record.arrivals_s[-1] - record.arrivals_s[0]) / (record.num_output_tokens - 1)
 

@@ -34,9 +34,10 @@ def e2e_from_intent_s(table: RecordTable) -> FloatArray:
 
 
 def tpot_s(table: RecordTable) -> FloatArray:
-    """(Last token − first token) ÷ (output tokens − 1): no value for a single token."""
+    """(Last token − first token) ÷ (output tokens − 1): no value for a single token, or where all came at one
+    time (in one read, say), which says nothing of how long each took."""
     later_tokens = (table.num_output_tokens - 1).astype(np.float64)
-    later_tokens[later_tokens < 1] = np.nan
+    later_tokens[(later_tokens < 1) | (table.num_arrivals < 2)] = np.nan
     return (table.last_arrival_s - table.first_arrival_s) / later_tokens
 
 

@@ -402,17 +402,17 @@ class ServeRun:
         return self._prompt_notes(planned)
 
     def _prompt_notes(self, planned: Outline) -> list[str]:
-        workload, wording = planned.workload, self._asker.wording
+        workload = planned.workload
         if workload.made_up is None:
             return list(workload.notes)
-        notes = [*workload.notes, f"prompts made of {wording.vocabulary.describe()}"]
-        if not wording.is_exact:
-            notes.append("prompt lengths are about as asked; the figures are the server's count")
-        return notes
+        return [*workload.notes, f"prompts made of {self._asker.wording.vocabulary.describe()}"]
 
     def _result_notes(self, result: PointResult, planned: Outline) -> list[str]:
         table, metrics, sketches = result.table, result.metrics, planned.workload.sketches
+        about = planned.workload.made_up is not None and not self._asker.wording.is_exact
         notes = [*self._notes_at_end, *delivery_notes(table, ignore_eos=self._endpoint.ignore_eos)]
+        if about and (table.num_prompt_tokens[table.ok] >= 0).any():
+            notes.append("prompt lengths are about as asked; the figures are the server's count")
         if result.fidelity is not None:
             notes.insert(0, f"fidelity: {result.fidelity}")
         unsent = int((table.outcome == CODE[Outcome.UNSENT]).sum())

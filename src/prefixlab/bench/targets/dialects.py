@@ -150,6 +150,7 @@ class _TextReply(_Event):
 
 class _Message(msgspec.Struct):
     content: str | None = None
+    role: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     tool_calls: list[msgspec.Raw] | None = None
@@ -330,13 +331,15 @@ class ChatDialect(_OpenAiDialect):
         said = choice.delta or choice.message or _SILENCE
         answers = bool(said.content or said.tool_calls)
         reasons = bool(said.reasoning_content or said.reasoning)
-        # The role-only event that opens a stream is not a token (it would make TTFT the time to the headers).
+        # The event that opens a stream names a role, and is no token (it would make TTFT the time to the
+        # headers). One in mid-stream whose text is empty is: half a character, say.
+        silent = said.content == "" and said.role is None and choice.finish_reason is None
         return _openai_chunk(
             event.usage,
             payload,
             arrival_s,
             True,
-            answers or reasons,
+            answers or reasons or silent,
             said.content or "",
             choice.finish_reason,
             reasons and not answers if answers or reasons else None,
