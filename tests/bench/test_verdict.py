@@ -95,8 +95,8 @@ def test_prompts_of_another_length_than_planned_are_told() -> None:
         return delivery_notes([record], ignore_eos=True)
 
     assert told(335, 64) == [
-        "prompt lengths: 64.0 tokens asked for on average, 335.0 counted by the server; 1 of 1 differ, by 271 "
-        "at most"
+        "prompt lengths: 64.0 tokens asked for on average, 335.0 counted by the server; 1 of 1 differ, by "
+        "271 at most"
     ]
     assert "1 of 1 differ, by 1 at most" in told(63, 64)[0]
     assert told(64, 64) == []

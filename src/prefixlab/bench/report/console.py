@@ -1,6 +1,6 @@
 """The 50-column result block that users of `bench_serving` know: its layout, and the one of a cache sweep.
 
-Owns the layout (label left, value from column 42, sections between rules) and the block of `bench warm-cache`,
+Owns the layout (label left, value from column 42, sections between rules) and the block of `bench warm-cache`
 with SGLang's labels; `points/block.py` has that of all other verbs.
 
 Invariant: a value that was not measured is printed as n/a, never as 0.
