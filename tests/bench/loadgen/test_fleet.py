@@ -35,8 +35,13 @@ from prefixlab.bench.loadgen.socket_driver import SocketDriver
 from prefixlab.bench.targets.dialects import CompletionsDialect
 from prefixlab.core.target import TargetRequest
 
-url, folder = sys.argv[1:]
-plan = [Planned(TargetRequest(f"r{i}", 4, prompt_text="hello"), 5) for i in range(4000)]
+url, folder = sys.argv[1:3]
+turns = int(sys.argv[3])  # of a session; each but the first goes on from the one before
+plan = []
+for i in range(4000):
+    later = {"after": i - 1, "continues": True} if i % turns else {}
+    session = {"session_id": str(i // turns), "turn": i % turns} if turns > 1 else {}
+    plan.append(Planned(TargetRequest(f"r{i}", 4, prompt_text="hello"), 5, **later, **session))
 SocketDriver(url, CompletionsDialect()).run(
     plan,
     Load(open_loop=False, max_concurrency=4, num_workers=2),
@@ -113,11 +118,13 @@ def lines_in(folder: Path) -> list[bytes]:
     ]
 
 
-def kill_in_mid_run(server: FakeServer, folder: Path, *, after_s: float) -> None:
+def kill_in_mid_run(server: FakeServer, folder: Path, *, after_s: float, num_turns: int = 1) -> None:
     """Start a run in a process of its own, and kill that, and so its children, while it is on."""
     server.behaviour.first_event_s = 0.005
     with subprocess.Popen(
-        [sys.executable, "-c", DRIVER, server.url, str(folder)], stdout=subprocess.PIPE, bufsize=0
+        [sys.executable, "-c", DRIVER, server.url, str(folder), str(num_turns)],
+        stdout=subprocess.PIPE,
+        bufsize=0,
     ) as driver:
         assert driver.stdout is not None
         assert driver.stdout.readline(), "a first report"
@@ -181,6 +188,20 @@ def test_a_driver_that_is_killed_takes_its_children_along_and_loses_no_finished_
         assert path.read_bytes() == data
 
     check_recovery(tmp_path)
+
+
+def test_a_driver_killed_amid_sessions_loses_no_finished_turn_and_leaves_no_key(
+    fake_server: FakeServer, tmp_path: Path
+) -> None:
+    kill_in_mid_run(fake_server, tmp_path, after_s=0.3, num_turns=4)
+    assert (tmp_path / "plan.writer").exists(), "killed before it could tidy up"
+    assert answers_in(tmp_path)
+    check_recovery(tmp_path)
+    records = {record.request_id: record for record in map(decode, lines_in(tmp_path))}
+    assert any(record.turn for record in records.values())
+    for record in records.values():
+        before = f"r{int(record.request_id[1:]) - 1}"
+        assert not record.turn or before in records, "a turn is recorded behind the one it went on from"
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ FAR_TOO_MANY, SPARE_TOKENS = 10, 1000
 """A count of output tokens beyond so many times the number asked for, and so many more, is no count. Metrics
 hold one value per token, so what is believed must have a bound."""
 
-STEP_BYTES = 256 << 10
+STEP_BYTES, STEP_EVENTS = 256 << 10, 256
 """How much of an answer is read for a reply before others have their turn: a millisecond or two."""
 
 
@@ -102,7 +102,7 @@ def read_reply(answer: Answer, dialect: Dialect, asked: int) -> Generator[None, 
         events = yield from _split_in_steps(data)
         num_events = len(events.payloads)
         chunks = _chunks(events, data, [0] * num_events, [0.0], dialect.read, asked=asked, whole=True)
-        every = max(1, STEP_BYTES * num_events // max(1, len(data)))
+        every = max(1, min(STEP_EVENTS, STEP_BYTES * num_events // max(1, len(data))))
         for number, _ in enumerate(chunks):
             if number % every == every - 1:
                 yield
