@@ -69,9 +69,30 @@ def test_at_twice_the_capacity_latency_from_intent_grows_and_from_send_does_not(
     assert from_send[-40:].mean() < 2 * from_send[:40].mean()
 
 
-def test_a_handful_of_requests_or_one_instant_tell_nothing() -> None:
+def test_a_handful_of_requests_tells_nothing_and_one_instant_gives_itself_as_the_reason() -> None:
     assert judge(np.arange(5.0), np.arange(5.0) + 1) is None
-    assert judge(np.zeros(100), np.ones(100)) is None
+    found = judge(np.zeros(100), np.ones(100))
+    assert found is not None and not found.saturated
+    assert str(found) == "cannot tell: all come at once"
+
+
+@pytest.mark.parametrize("answer_s", [2.0, 4.5, 45.0])
+def test_a_run_too_short_for_its_answers_is_neither_saturated_nor_kept_up(answer_s: float) -> None:
+    intended = np.linspace(0.0, 4.4, 60)
+    found = judge(intended, intended + np.linspace(answer_s, 1.5 * answer_s, 60))
+    assert found is not None and not found.saturated
+    assert str(found).startswith("cannot tell: the run is shorter than three answers (")
+
+
+def test_where_no_answer_ends_after_the_first_third_nothing_is_told() -> None:
+    intended = np.linspace(0.0, 30.0, 300)
+    found = judge(intended, np.where(intended < 9.0, intended + 0.1, np.nan))
+    assert found is not None and not found.saturated
+    assert str(found) == "cannot tell: no answer ended in the last two thirds of the arrivals"
+
+
+def test_a_load_of_ten_times_the_capacity_is_told_however_long_its_answers_became() -> None:
+    assert verdict(10.0, 300).saturated
 
 
 def test_requests_that_were_given_up_have_not_ended() -> None:

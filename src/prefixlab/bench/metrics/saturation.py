@@ -12,6 +12,10 @@ the pipe), a run is *saturated* when both hold:
 Or the target *refuses*: of all arrivals more than 5 % were answered 429 or 503, or timed out. Then nothing
 need wait, and it cannot carry the load all the same.
 
+Where the first third is too short to fill the pipe, because answers take longer than it lasts, nothing is
+said of the rest: a yes needs it as long as the quickest early answer took, a no as long as answers took on
+average.
+
 A cap on requests in flight on the client's side changes nothing: who waits for a slot has arrived.
 
 Invariant: in closed loop there is no verdict, since a slow target is asked more slowly.
@@ -20,7 +24,7 @@ Invariant: in closed loop there is no verdict, since a slow target is asked more
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +52,7 @@ class Saturation:
         num_waiting: had come and not ended when the last one came.
         num_arrived: over the whole schedule.
         refused: how many of them were refused, by what they met, such as "answered 503".
+        untold: why neither yes nor no can be said; nothing where one can.
     """
 
     behind: bool
@@ -58,6 +63,7 @@ class Saturation:
     num_waiting: int
     num_arrived: int
     refused: Mapping[str, int] = field(default_factory=dict)
+    untold: str = ""
 
     @property
     def refuses(self) -> bool:
@@ -68,6 +74,8 @@ class Saturation:
         return self.behind or self.refuses
 
     def __str__(self) -> str:
+        if self.untold:
+            return f"cannot tell: {self.untold}"
         rates = f"{self.offered_rate:,.1f} requests/s came and {self.completed_rate:,.1f}/s were served"
         if self.refuses:
             shares = (f"{num / self.num_arrived:.0%} {how}" for how, num in self.refused.items())
@@ -98,8 +106,10 @@ def judge(
 
     Returns: None for too few arrivals to tell.
     """
-    if len(intended_s) < FEWEST_ARRIVALS or intended_s.min() == intended_s.max():
+    if len(intended_s) < FEWEST_ARRIVALS:
         return None
+    if intended_s.min() == intended_s.max():
+        return _at_once(len(intended_s))
     start_s, end_s = float(intended_s.min()), float(intended_s.max())
     third_s = (end_s - start_s) / 3
     since_s = start_s + third_s
@@ -116,7 +126,7 @@ def judge(
     # Where nobody of the last third ended at all, their wait is at least what is left of the run.
     early_e2e_s = float(early_s.mean())
     late_e2e_s = float(late_s.mean()) if len(late_s) else max(early_e2e_s, third_s)
-    return Saturation(
+    found = Saturation(
         behind=behind > max(SHORTFALL * arrived, 2 * arrived**0.5)
         and late_e2e_s - early_e2e_s >= behind / offered_rate / 2,
         offered_rate=offered_rate,
@@ -127,6 +137,18 @@ def judge(
         num_arrived=len(intended_s),
         refused=refused or {},
     )
+    answer_s = float(early_s.min() if found.behind else np.nanmean(waits_s))
+    if found.refuses or (ended and answer_s <= third_s):
+        return found
+    why = f"the run is shorter than three answers ({3 * answer_s:.3g} s)"
+    if answer_s <= third_s:
+        why = "no answer ended in the last two thirds of the arrivals"
+    return replace(found, behind=False, untold=why)
+
+
+def _at_once(num_arrived: int) -> Saturation:
+    nan = float("nan")
+    return Saturation(False, nan, nan, nan, nan, num_arrived, num_arrived, untold="all come at once")
 
 
 def saturation(table: RecordTable) -> Saturation | None:

@@ -128,6 +128,8 @@ def saturated_word(result: PointResult) -> str:
     """For open loop."""
     if result.saturation is None:
         return "too few requests to tell"
+    if result.saturation.untold:
+        return str(result.saturation)
     return "yes" if result.saturation.saturated else "no"
 
 

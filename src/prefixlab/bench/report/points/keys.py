@@ -33,7 +33,7 @@ from prefixlab.core.histogram import Histogram
 def result_keys(result: PointResult, *, detailed: bool = False) -> dict[str, Any]:
     """The summary of a point. `detailed` adds one entry per request, as vLLM's --save-detailed does."""
     settings, metrics = result.settings, result.metrics
-    goodput = metrics.goodput
+    goodput, judged = metrics.goodput, result.saturation
     keys: dict[str, Any] = {
         "date": settings.date,
         "endpoint_type": settings.backend,
@@ -62,8 +62,8 @@ def result_keys(result: PointResult, *, detailed: bool = False) -> dict[str, Any
         "goodput_share": goodput and goodput.share,
         "goodput_objectives": str(goodput.objectives) if goodput else None,
         **_steady_keys(result),
-        "saturated": result.saturation and result.saturation.saturated,
-        "saturation": str(result.saturation) if result.saturation else None,
+        "saturated": None if judged is None or judged.untold else judged.saturated,
+        "saturation": str(judged) if judged else None,
         "intervals_95": _intervals(result),
         "repeats": len(result.runs),
         "segments": metrics.num_segments,

@@ -118,7 +118,8 @@ def _figures(result: PointResult) -> list[str]:
 
 
 def _saturated(result: PointResult) -> bool | None:
-    return result.saturation.saturated if result.saturation else None
+    known = result.saturation is not None and not result.saturation.untold
+    return result.saturated if known else None
 
 
 def _goodput_cells(result: PointResult) -> list[str]:
