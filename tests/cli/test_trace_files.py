@@ -56,6 +56,35 @@ def test_how_an_odd_file_is_mended_is_an_option(tmp_path: Path, capsys: pytest.C
     assert len(out.read_text().splitlines()) == 2
 
 
+@pytest.mark.parametrize("verb", ["convert", "synthesize"])
+def test_a_trace_is_never_written_over_itself_whatever_links_lead_there(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write(tmp_path / "in", MOONCAKE, MOONCAKE)
+    before = source.read_bytes()
+    soft, hard = tmp_path / "soft", tmp_path / "hard"
+    soft.symlink_to(source)
+    hard.hardlink_to(source)
+    for target in (source, tmp_path / "." / "in", soft, hard):
+        assert main(["trace", verb, str(source), str(target), "--force", "--block-size", "16"]) == 2
+        assert f"{target} is {source} itself" in capsys.readouterr().err
+    assert source.read_bytes() == before and soft.is_symlink()
+
+
+@pytest.mark.parametrize("verb", ["convert", "synthesize"])
+def test_another_file_is_overwritten_only_by_force(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = write(tmp_path / "in", MOONCAKE, MOONCAKE), tmp_path / "out"
+    out.write_text("precious")
+    words = ["trace", verb, str(source), str(out), "--block-size", "16"]
+    assert main(words) == 2
+    assert f"{out} is there already: --force overwrites it" in capsys.readouterr().err
+    assert out.read_text() == "precious"
+    assert main([*words, "--force"]) == 0
+    assert len(out.read_text().splitlines()) == 2
+
+
 def test_only_so_many_from_a_given_format(tmp_path: Path) -> None:
     many = write(tmp_path / "in", AZURE, *["2023-11-16 18:17:03,40,5"] * 5)
     words = ["--num-requests", "3", "--trace-format", "azure", "--format", "mooncake"]

@@ -29,6 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num-requests", type=int, default=0, metavar="N", help="only the first so many (default: all)"
     )
+    parser.add_argument("--force", action="store_true", help="overwrite OUT where it is there already")
     add_flags(parser, ReadingConfig, "what to make of IN")
 
 
@@ -36,10 +37,11 @@ def run(args: argparse.Namespace) -> int:
     import sys
 
     from prefixlab.bench.config.traces.reading import ReadingConfig
-    from prefixlab.bench.traces.writing import write_mooncake
+    from prefixlab.bench.traces.writing import check_target, write_mooncake
     from prefixlab.cli.trace_progress import Counter
     from prefixlab.core.config import resolve
 
+    check_target(args.source, args.target, force=args.force)
     with Counter("reading", "bytes") as counter:
         config = resolve(ReadingConfig, vars(args), {})
         trace = config.read(args.source, counter.update, num_requests=args.num_requests)

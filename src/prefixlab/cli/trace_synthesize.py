@@ -27,6 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "out", metavar="OUT", help="file to write: .jsonl, or .jsonl.gz; - for standard output"
     )
+    parser.add_argument("--force", action="store_true", help="overwrite OUT where it is there already")
     add_flags(parser, Synthesis, "what to make")
     add_flags(parser, ReadingConfig, "what to make of FILE")
     parser.add_argument("--seed", type=int, default=0, help="seed of all chance (default: 0)")
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from prefixlab.bench.config.traces.reading import ReadingConfig
     from prefixlab.bench.traces.likeness import compare
     from prefixlab.bench.traces.synthesize import Synthesis, synthesize
-    from prefixlab.bench.traces.writing import write_mooncake
+    from prefixlab.bench.traces.writing import check_target, write_mooncake
     from prefixlab.cli.bench_target import check_can_write
     from prefixlab.cli.trace_progress import Counter
     from prefixlab.core.config import resolve
@@ -52,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--seed must not be negative, not {args.seed}")
     how = resolve(Synthesis, vars(args), {})
     json_file = check_can_write("--json", args.json)
+    check_target(args.file, args.out, force=args.force)
     with Counter("reading", "bytes") as counter:
         source = resolve(ReadingConfig, vars(args), {}).read(args.file, counter.update)
     with Counter("synthesizing", "requests") as counter:

@@ -28,6 +28,18 @@ PROGRESS_EVERY = 1000
 GZIP_LEVEL = 6
 
 
+def check_target(source: str, target: str, *, force: bool) -> None:
+    """Before anything is read. Raises ConfigError where writing `target` would destroy `source`, whichever
+    links lead to it, or, unless `force`, any other file."""
+    path = Path(target)
+    if target == STDIN or not path.is_file():  # devices and pipes lose nothing
+        return
+    if source != STDIN and Path(source).exists() and path.samefile(source):
+        raise ConfigError(f"{target} is {source} itself: it would be lost; write to another file")
+    if not force:
+        raise ConfigError(f"{target} is there already: --force overwrites it")
+
+
 def write_mooncake(
     trace: Trace, path: Path | str, on_written: Callable[[int], None] = lambda count: None
 ) -> None:
