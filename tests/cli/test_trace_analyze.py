@@ -43,16 +43,36 @@ def test_everything_is_shown(trace: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "Context Length 19.0 12.4 0.0 12.0 23.0 30.0 30.0" in lines
     assert "Unique Prompt Length 6.0 6.6 0.0 0.0 4.0 10.0 16.0" in lines
     assert "Output Length 2.5 1.1 1.0 1.8 2.5 3.2 4.0" in lines
-    assert "Theoretical Hit Rates 0.375 0.415 0.000 0.000 0.250 0.625 1.000" in lines
-    assert "Arrivals: 1.000 requests/s, 0.4 in the busiest 10 s, burstiness 1.500 (CV of gaps 0.82)" in lines
+    assert "Theoretical Hit Rates, % 37.5 41.5 0.0 0.0 25.0 62.5 100.0" in lines
+    assert "Arrivals: 1.000 requests/s, 1.000 in the busiest 3 s, burstiness 1.500 (CV of gaps 0.82)" in lines
     assert "Tree of prefixes: 2 roots, 4 nodes, of which 3 leaves; at most 2 nodes and 4 blocks deep" in lines
     assert "Distinct blocks: 7, of which 3 (42.9 %) are used once" in lines
     assert "16 16 3 32 32.00" in lines
     # By hand: 2 blocks of the second request, 4 of the third (30 tokens, as the last block is not full).
-    assert "unlimited 7 56 0.00 100.00 0.46154 0.46000 100.0" in lines
-    assert "4blocks 4 32 0.00 57.14 0.30769 0.32000 66.7" in lines
+    assert "unlimited 7 56 0.00 100.00 46.154 46.000 100.0" in lines
+    assert "4blocks 4 32 0.00 57.14 30.769 32.000 66.7" in lines
     assert "Other distinct blocks 3 3 3 5 5 5" in lines
     assert err == ""
+
+
+def test_every_column_of_the_table_of_caches_has_a_name_of_its_own_and_rates_are_percent(
+    trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["trace", "analyze", str(trace)]) == 0
+    heading = "capacity blocks tokens of unique % hit %, by blocks by tokens of ideal %"
+    assert heading in words(capsys.readouterr().out)
+
+
+def test_even_spacing_is_told_as_such_and_written_as_the_flag_takes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    even = write(tmp_path / "even.jsonl", [{**LINES[3], "timestamp": 100 * i} for i in range(19)])
+    assert main(["trace", "analyze", str(even), "--block-size", "8"]) == 0
+    told = "Arrivals: 10.000 requests/s, 10.000 in the busiest 1.8 s, burstiness inf (even gaps)"
+    assert told in words(capsys.readouterr().out)
+    assert main(["trace", "analyze", str(even), "--block-size", "8", "--json"]) == 0
+    arrivals = json.loads(capsys.readouterr().out)["arrivals"]
+    assert (arrivals["burstiness"], arrivals["gap_cv"], arrivals["busy_s"]) == ("inf", 0, 1.8)
 
 
 def test_json_goes_to_standard_output_in_place_of_the_tables(

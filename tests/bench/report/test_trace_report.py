@@ -51,6 +51,6 @@ def test_what_a_trace_does_not_say_is_not_made_up() -> None:
     )
     lines = shown(bare)
     assert lines[0] == "t: 1 request, 5 prompt tokens, 6 output tokens"
-    assert "Theoretical Hit Rates n/a n/a n/a n/a n/a n/a n/a" in lines
+    assert "Theoretical Hit Rates, % n/a n/a n/a n/a n/a n/a n/a" in lines
     assert "Arrivals: the trace does not say when its requests came" in lines
     assert "The trace names no blocks, so nothing is known of what its prompts share." in lines

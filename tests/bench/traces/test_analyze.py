@@ -121,7 +121,8 @@ def test_arrivals_tell_rate_and_burstiness() -> None:
         requests_per_s=1.0,
         gap_cv=(2 / 3) ** 0.5,
         burstiness=1 / ((2 / 3) ** 0.5) ** 2,
-        busiest_per_s=0.4,
+        busiest_per_s=1.0,
+        busy_s=3.0,
         simultaneous=1 / 3,
     )
 

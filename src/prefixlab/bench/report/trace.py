@@ -5,7 +5,9 @@ Owns layout and words; every figure is one of `traces/analyze.py`'s, and what a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 from rich import box
@@ -16,7 +18,6 @@ from prefixlab import __version__
 from prefixlab.bench.report.console import counted
 from prefixlab.bench.report.figures import brief, number
 from prefixlab.bench.traces.analyze import (
-    BUSY_S,
     Analysis,
     Arrivals,
     CacheFigures,
@@ -61,8 +62,10 @@ def show_analysis(console: Console, analysis: Analysis) -> None:
 
 
 def as_json(figures: Figures) -> str:
-    """One JSON object, its names those of `Figures`; no Infinity, no NaN."""
-    document = {"prefixlab_version": __version__, **msgspec.to_builtins(figures)}
+    """One JSON object, its names those of `Figures`; no Infinity, no NaN; a burstiness without end is "inf"."""
+    document: dict[str, Any] = {"prefixlab_version": __version__, **msgspec.to_builtins(figures)}
+    if figures.arrivals is not None and figures.arrivals.burstiness == math.inf:
+        document["arrivals"]["burstiness"] = "inf"  # as --burstiness takes it
     return msgspec.json.format(msgspec.json.encode(document), indent=1).decode() + "\n"
 
 
@@ -90,7 +93,7 @@ def _lengths_table(figures: Figures) -> Table:
     )
     for name, stats in rows:
         table.add_row(name, *_cells(stats, 1))
-    table.add_row("Theoretical Hit Rates", *_cells(lengths.theoretical_hit_rate, 3))
+    table.add_row("Theoretical Hit Rates, %", *_cells(lengths.theoretical_hit_rate, 1, factor=100))
     return table
 
 
@@ -99,8 +102,9 @@ def _arrivals_text(arrivals: Arrivals | None) -> str:
         return "Arrivals: the trace does not say when its requests came"
     parts = [
         f"{number(arrivals.requests_per_s, 3)} requests/s",
-        f"{arrivals.busiest_per_s:,.1f} in the busiest {BUSY_S:g} s",
-        f"burstiness {number(arrivals.burstiness, 3)} (CV of gaps {number(arrivals.gap_cv, 2)})",
+        f"{number(arrivals.busiest_per_s, 3)} in the busiest {arrivals.busy_s:,.4g} s",
+        f"burstiness {number(arrivals.burstiness, 3)} "
+        + ("(even gaps)" if arrivals.gap_cv == 0 else f"(CV of gaps {number(arrivals.gap_cv, 2)})"),
     ]
     text = f"Arrivals: {', '.join(parts)}"
     if arrivals.simultaneous >= STEPPED:
@@ -150,7 +154,7 @@ def _shared_table(tree: SharingTree, num_prompt_tokens: int) -> Table:
 def _cache_table(cache: CacheFigures) -> Table:
     with_bytes = cache.knee.capacity_bytes is not None
     headings = ("blocks", "tokens", *(("GiB",) if with_bytes else ()), "of unique %")
-    headings += ("hit rate, blocks", "tokens", "of ideal %")
+    headings += ("hit %, by blocks", "by tokens", "of ideal %")
     table = _table("Hit rate of a least recently used cache", ("capacity",), headings)
     for point in (cache.unlimited, *cache.capacities, *cache.of_unique):
         table.add_row(*_point_cells(point))
@@ -164,8 +168,8 @@ def _point_cells(point: CachePoint) -> list[str]:
     cells = [point.asked, f"{point.capacity_blocks:,}", f"{point.capacity_tokens:,}"]
     if point.capacity_bytes is not None:
         cells.append(number(point.capacity_bytes / 2**30, 2))
-    cells += [f"{100 * point.of_unique:.2f}", f"{point.hit_rate_by_blocks:.5f}"]
-    return [*cells, f"{point.hit_rate_by_tokens:.5f}", f"{100 * point.of_ideal:.1f}"]
+    cells += [f"{100 * point.of_unique:.2f}", f"{100 * point.hit_rate_by_blocks:.3f}"]
+    return [*cells, f"{100 * point.hit_rate_by_tokens:.3f}", f"{100 * point.of_ideal:.1f}"]
 
 
 def _reuse_table(reuse: ReuseFigures) -> Table:
@@ -190,10 +194,10 @@ def _table(title: str, words: Sequence[str], numbers: Iterable[str]) -> Table:
     return table
 
 
-def _cells(stats: Stats | None, digits: int) -> list[str]:
+def _cells(stats: Stats | None, digits: int, factor: int = 1) -> list[str]:
     if stats is None:
         return ["n/a"] * len(STATISTICS)
-    return [f"{getattr(stats, name):,.{digits}f}" for name in STATISTICS]
+    return [f"{factor * getattr(stats, name):,.{digits}f}" for name in STATISTICS]
 
 
 def _percent(share: float) -> str:

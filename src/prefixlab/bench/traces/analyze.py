@@ -9,6 +9,7 @@ data with names that stay, ready for JSON. What a trace does not say is None.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ PERCENTS_OF_UNIQUE = (1, 5, 10, 25, 50)
 PERCENTS_OF_IDEAL = (50, 90, 99, 100)
 PERCENTILES = (10, 25, 50, 75, 90, 99)
 BUSY_S = 10.0
+EVEN = 1e-6
+"""A variation of gaps that is rounding of their times: to the nanosecond, of milliseconds."""
 CURVE_POINTS = 200
 
 
@@ -74,8 +77,10 @@ class Arrivals:
     Attributes:
         requests_per_s: gaps between requests by the time between first and last; None for a single moment.
         gap_cv: standard deviation of the gaps by their mean: 1 for a Poisson process.
-        burstiness: shape of the gamma distribution with that variation, 1 / gap_cv²: what --burstiness means.
-        busiest_per_s: requests in the busiest BUSY_S seconds, by BUSY_S.
+        burstiness: shape of the gamma distribution with that variation, 1 / gap_cv²: what --burstiness means;
+            inf where all gaps are the same.
+        busiest_per_s: requests in the busiest `busy_s` seconds, by `busy_s`.
+        busy_s: BUSY_S, or all of a shorter trace.
         simultaneous: part of the gaps that are 0. Where clocks were read in steps, these say more of the
             clock than of the traffic.
     """
@@ -85,6 +90,7 @@ class Arrivals:
     gap_cv: float | None
     burstiness: float | None
     busiest_per_s: float
+    busy_s: float
     simultaneous: float
 
 
@@ -258,14 +264,18 @@ def _arrivals(offsets_s: FloatArray) -> Arrivals:
     duration_s = float(offsets_s[-1] - offsets_s[0]) if len(offsets_s) else 0.0
     # Of a Poisson process the gaps vary as much as they last; of one single gap nothing is known.
     cv = float(np.std(gaps_s) / np.mean(gaps_s)) if len(gaps_s) > 1 and duration_s > 0 else None
-    until = np.searchsorted(offsets_s, offsets_s + BUSY_S, side="left")
+    if cv is not None and cv < EVEN:
+        cv = 0.0
+    busy_s = min(BUSY_S, duration_s) or BUSY_S
+    until = np.searchsorted(offsets_s, offsets_s + busy_s, side="left")
     busiest = int((until - np.arange(len(offsets_s))).max(initial=0))
     return Arrivals(
         duration_s=duration_s,
         requests_per_s=len(gaps_s) / duration_s if duration_s > 0 else None,
         gap_cv=cv,
-        burstiness=1 / cv**2 if cv else None,
-        busiest_per_s=busiest / BUSY_S,
+        burstiness=None if cv is None else 1 / cv**2 if cv else math.inf,
+        busiest_per_s=busiest / busy_s,
+        busy_s=busy_s,
         simultaneous=float(np.mean(gaps_s == 0)) if len(gaps_s) else 0.0,
     )
 
