@@ -140,6 +140,21 @@ def test_windows_filters_and_bounds_choose_requests_and_say_so(
     assert "note: the first 1 of 2 requests" in shown
 
 
+def test_an_odd_file_is_mended_as_it_is_read_without_making_points_of_the_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = {"input_length": 40, "output_length": 8, "hash_ids": [0, 1, 2], "mine": 1, "of others": 2}
+    odd = tmp_path / "odd.jsonl"
+    odd.write_text("\n".join(json.dumps({"timestamp": time, **line}) for time in (10, 0)))
+    words = [str(odd), "--port", "9", "--dry-run", "--block-size", "16"]
+    assert main(["bench", "trace", *words]) == 2
+    assert "--ignore-fields mine passes it over" in capsys.readouterr().err
+    assert main(["bench", "trace", *words, "--ignore-fields", "mine,of others"]) == 2
+    assert "are put in order by --sort" in capsys.readouterr().err
+    assert main(["bench", "trace", *words, "--ignore-fields", "mine,of others", "--sort"]) == 0
+    assert "1 point: 2 requests" in capsys.readouterr().out
+
+
 def test_zero_prompts_means_all(
     fake_server: FakeServer, trace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -209,7 +209,15 @@ def test_an_answer_recorded_with_no_token_is_taken_to_have_one_and_told(tmp_path
     empty = {**AGENTIC, "requests": [{"t": 1, "isl": 40, "osl": 0, "runs": [[1, 2]]}]}
     trace = read_trace(write(tmp_path / "t", empty))
     assert trace.output_tokens.tolist() == [1]
-    assert trace.notes == ("1 answers recorded with 0 tokens are taken to have 1",)
+    assert trace.notes == ("1 of 1 answers, recorded with 0 tokens, are taken to have 1",)
+
+
+def test_empty_answers_are_counted_among_the_requests_asked_for_alone(tmp_path: Path) -> None:
+    turns = [{"t": t, "isl": 40, "osl": osl, "runs": [[1, 3]]} for t, osl in enumerate((0, 5, 0, 0))]
+    path = write(tmp_path / "t", {**AGENTIC, "requests": turns})
+    (note,) = read_trace(path, num_requests=3).notes
+    assert note.startswith("2 of 3 answers")
+    assert read_trace(path, num_requests=2).notes[0].startswith("1 of 2 answers")
 
 
 @pytest.mark.parametrize(

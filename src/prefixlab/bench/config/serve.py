@@ -227,7 +227,7 @@ def _sweepable() -> frozenset[str]:
         for option in dataclasses.fields(part):
             if not {bool, tuple[str, ...]} & {hints[option.name], *typing.get_args(hints[option.name])}:
                 names.add(option.name)
-    return frozenset(names - {"repeats", "num_warmups"})
+    return frozenset(names - {"repeats", "num_warmups", "ignore_fields"})
 
 
 SWEEPABLE = _sweepable()

@@ -37,6 +37,8 @@ class TraceConfig:
     session_interval: float | None = setting(
         None, "seconds between the starts of sessions, where a trace has none (default: 30)"
     )
+    ignore_fields: str = setting("", "unknown fields or columns to pass over, not refuse", metavar="NAME,…")
+    sort: bool = setting(False, "put requests in the order of their times, not refuse times that go back")
     slice_start: float = setting(0.0, "leave out requests before so many seconds of the trace")
     slice_duration: float | None = setting(None, "and those so many seconds after that")
     min_isl: int | None = setting(None, "leave out requests with fewer prompt tokens")
@@ -105,6 +107,11 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 """Settings under a name, each to be overruled: `qwen` is the replay that mini-sglang's users know, the first
 1,000 requests of a Bailian trace at six time scales."""
+
+
+def names_in(text: str) -> list[str]:
+    """A list with commas; names may have blanks within."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _flag(name: str) -> str:

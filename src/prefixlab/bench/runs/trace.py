@@ -16,7 +16,7 @@ from pathlib import Path
 from prefixlab.bench.config.dataset import TRACE_DATASETS
 from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.config.sessions import SessionsConfig
-from prefixlab.bench.config.trace import TraceConfig
+from prefixlab.bench.config.trace import TraceConfig, names_in
 from prefixlab.bench.report.console import counted
 from prefixlab.bench.targets.endpoint import Endpoint
 from prefixlab.bench.traces.fidelity import Recorded
@@ -69,6 +69,8 @@ def _chosen(
         num_requests=0 if options.chooses else count or 0,
         block_size=options.block_size,
         session_interval_s=options.session_interval or DEFAULT_SESSION_INTERVAL_S,
+        ignore_fields=names_in(options.ignore_fields),
+        sort=options.sort,
     )
     if not options.chooses and len(trace) == count:
         first = f"the first {counted(len(trace), 'request')} of {trace.name}"

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from prefixlab.bench.config.trace import FORMATS
+from prefixlab.bench.config.trace import FORMATS, names_in
 from prefixlab.bench.traces.formats.format import DEFAULT_SESSION_INTERVAL_S
 from prefixlab.bench.traces.reading import read_trace
 from prefixlab.bench.traces.trace import Trace
@@ -51,7 +51,7 @@ class ReadingConfig:
             num_requests=num_requests or 0,
             block_size=self.block_size,
             session_interval_s=self.session_interval,
-            ignore_fields=[name.strip() for name in self.ignore_fields.split(",") if name.strip()],
+            ignore_fields=names_in(self.ignore_fields),
             sort=self.sort,
             on_read=on_read,
         )

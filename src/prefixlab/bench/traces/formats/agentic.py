@@ -51,7 +51,7 @@ class AgenticSession(msgspec.Struct, forbid_unknown_fields=True):
 
 def read(source: Source, asked: Asked) -> Trace:
     columns, runs = Columns(), _Runs()
-    block_size = num_empty = 0
+    block_size, is_empty = 0, array("b")
     for index, (number, session) in enumerate(rows(source, FORMAT, AgenticSession, asked)):
         if session.block_size < 1 or (index and session.block_size != block_size):
             expected = f"{block_size} as in the lines before" if index else "at least 1"
@@ -66,7 +66,7 @@ def read(source: Source, asked: Asked) -> Trace:
             if request.osl < 0:
                 raise ConfigError(f"{place}: osl must not be negative, not {request.osl}")
             before_s = request.t
-            num_empty += request.osl == 0
+            is_empty.append(request.osl == 0)
             columns.add(source, number, begin_s + request.t, request.isl, max(1, request.osl), ())
             columns.id_counts[-1] = runs.add(place, request.runs)
             known = turn > 0 and request.think_time is not None
@@ -74,7 +74,7 @@ def read(source: Source, asked: Asked) -> Trace:
         runs.end_session()
     if not len(columns):
         raise ConfigError(f"{source.path} holds no request")
-    return _trace(source, asked, columns, runs, asked.block_size or block_size, num_empty)
+    return _trace(source, asked, columns, runs, asked.block_size or block_size, is_empty)
 
 
 class _Runs:
@@ -103,7 +103,7 @@ class _Runs:
 
 
 def _trace(
-    source: Source, asked: Asked, columns: Columns, runs: _Runs, block_size: int, num_empty: int
+    source: Source, asked: Asked, columns: Columns, runs: _Runs, block_size: int, is_empty: array[int]
 ) -> Trace:
     lines, counts = np.array(columns.lines), np.array(columns.id_counts)
     prompt, output = np.array(columns.prompt_tokens), np.array(columns.output_tokens)
@@ -115,8 +115,8 @@ def _trace(
         order = order[: asked.num_requests]
     hash_ids = _spread(runs, order)
     notes = []
-    if num_empty:
-        notes.append(f"{num_empty:,} answers recorded with 0 tokens are taken to have 1")
+    if num_empty := int(np.array(is_empty)[order].sum()):
+        notes.append(f"{num_empty:,} of {len(order):,} answers, recorded with 0 tokens, are taken to have 1")
     return Trace(
         name=source.name,
         block_size=block_size,

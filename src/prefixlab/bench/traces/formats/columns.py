@@ -144,7 +144,7 @@ def check_block_counts(
 def time_goes_back(source: Source, number: int, time_s: float, before_s: float) -> ConfigError:
     return ConfigError(
         f"{source.at(number)}: time goes back, from {before_s:.9g} s to {time_s:.9g} s; lines that "
-        "are right and merely out of order are put in order by prefixlab trace convert --sort"
+        "are right and merely out of order are put in order by --sort"
     )
 
 

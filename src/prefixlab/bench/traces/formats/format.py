@@ -71,13 +71,12 @@ class Format:
             column = "column" if self.is_csv else "field"
             if name in self.added_by:
                 return (
-                    f"{column} {name!r} is added by {self.added_by[name]} and not used here; "
-                    f"prefixlab trace convert --ignore-fields {name} makes a file without it"
+                    f"{column} {name!r} is added by {self.added_by[name]} and not used here: "
+                    f"--ignore-fields {name} passes it over"
                 )
             return (
                 f"unknown {column} {name!r}{did_you_mean(name, self.known)} "
-                f"({self.title} has {', '.join(self.known)}; prefixlab trace convert --ignore-fields {name} "
-                "makes a file without it)"
+                f"({self.title} has {', '.join(self.known)}; --ignore-fields {name} passes it over)"
             )
         missing = [name for name in self.required if name not in given]
         if missing:
