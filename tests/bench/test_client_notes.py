@@ -32,7 +32,6 @@ def test_a_target_in_this_process_is_no_clients_fault() -> None:
     [
         (ClientHealth(stamps="process"), "not the kernel's"),
         (ClientHealth(stamps="mixed"), "some arrival times"),
-        (ClientHealth(stamps="kernel", num_reads=100, num_merged_reads=2), "more than 1% of reads"),
         (ClientHealth(stamps="kernel", num_clock_steps=1), "the wall clock was set"),
         (ClientHealth(stamps="kernel", num_retries=7), "7 attempts were repeats"),
     ],
@@ -40,6 +39,34 @@ def test_a_target_in_this_process_is_no_clients_fault() -> None:
 def test_what_may_distort_the_figures_is_one_sentence(health: ClientHealth, words: str) -> None:
     (note,) = notes_of(health)
     assert words in note
+
+
+@pytest.mark.parametrize(
+    ("num_merged", "read_lag_s", "cpu_s", "words"),
+    [
+        (100, 0.02, 0.1, None),
+        (101, 0.02, 0.1, "The client needs more processes"),
+        (101, 0.0001, 6.0, "The client needs more processes"),
+        (101, None, 6.0, "The client needs more processes"),
+        (101, 0.0001, 0.1, "the server or the network sent them together"),
+        (101, None, 0.1, "the server or the network sent them together"),
+    ],
+)
+def test_merged_reads_are_the_clients_fault_only_where_it_was_late_or_busy(
+    num_merged: int, read_lag_s: float | None, cpu_s: float, words: str | None
+) -> None:
+    health = ClientHealth(
+        stamps="kernel", num_reads=10_000, num_merged_reads=num_merged, cpu_s=cpu_s, wall_s=10.0
+    )
+    if read_lag_s is not None:
+        health.read_lag_s.record(read_lag_s, 1000)
+    notes = notes_of(health)
+    assert [words in note for note in notes] == [True] if words else not notes
+
+
+def test_a_few_pieces_that_came_together_in_a_small_run_are_not_worth_a_word() -> None:
+    health = ClientHealth(stamps="kernel", num_reads=100, num_merged_reads=60, cpu_s=0.1, wall_s=10.0)
+    assert notes_of(health) == []
 
 
 OPEN = "more than 1% of requests left over 5 ms late"

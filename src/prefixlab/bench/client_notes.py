@@ -13,6 +13,12 @@ from prefixlab.bench.loadgen.health import ClientHealth, NodeClock
 
 MAX_MERGED_SHARE = 0.01
 """Of reads: a merged one hides the gap between the chunks it brought, so p99 of ITL stands on the others."""
+MAX_READ_LAG_S = 0.005
+MAX_CPU_SHARE = 0.5
+"""Of its core. Above either, reads merge because the client comes late to them; below, it was there in time,
+and what one read brought had come together."""
+FEWEST_TOGETHER = 100
+"""Reads of pieces that came together that are worth a word."""
 MAX_SEND_LAG_S = 0.005
 """In open loop, at p99. Latency from the schedule includes the lag, latency from sending does not."""
 MAX_IDLE_SHARE = 0.05
@@ -30,11 +36,7 @@ def client_notes(health: ClientHealth, *, open_loop: bool) -> list[str]:
     if health.stamps in ("process", "mixed"):
         some = "some arrival times are" if health.stamps == "mixed" else "arrival times are"
         notes.append(f"{some} those of the client's reads, not the kernel's: they include how late it looked")
-    if health.num_merged_reads > MAX_MERGED_SHARE * health.num_reads:
-        notes.append(
-            f"more than {MAX_MERGED_SHARE:.0%} of reads brought several pieces under one arrival time: "
-            "ITL is blurred. The client needs more processes (--num-workers), or a core of its own"
-        )
+    notes += _merged_notes(health)
     if health.num_clock_steps:
         notes.append(
             "the wall clock was set during the run: around that, arrival times are of the client's reads"
@@ -57,6 +59,19 @@ def client_notes(health: ClientHealth, *, open_loop: bool) -> list[str]:
     if health.num_retries:
         notes.append(f"{health.num_retries:,} attempts were repeats of failed ones")
     return notes + _node_notes(health.nodes)
+
+
+def _merged_notes(health: ClientHealth) -> list[str]:
+    if health.num_merged_reads <= MAX_MERGED_SHARE * health.num_reads:
+        return []
+    share = f"more than {MAX_MERGED_SHARE:.0%} of reads brought several pieces under one arrival time"
+    is_late = health.read_lag_s.count and health.read_lag_s.quantile(0.99) > MAX_READ_LAG_S
+    if is_late or health.cpu_s > MAX_CPU_SHARE * health.wall_s:
+        needs = "The client needs more processes (--num-workers), or a core of its own"
+        return [f"{share}: ITL is blurred. {needs}"]
+    if health.num_merged_reads < FEWEST_TOGETHER:
+        return []
+    return [f"{share}: the client was in time, so the server or the network sent them together"]
 
 
 def _slot_time_s(health: ClientHealth) -> float:
