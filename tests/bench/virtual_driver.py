@@ -26,6 +26,7 @@ class VirtualDriver:
     Attributes:
         stop_after: requests of the next run that end; the rest are cancelled or unsent, as at Ctrl-C.
         die_after: requests of the next run whose lines are written before the process is killed.
+        failure: what those that are `failing` run into.
         hanging: requests of a run that is killed which do not end before it.
         kernel_stamps: what records say of their times.
         runs: the plans it was given, with their loads.
@@ -33,6 +34,7 @@ class VirtualDriver:
 
     token_s: float = 0.01
     failing: frozenset[str] = frozenset()
+    failure: Failure = Failure.RESET
     hanging: frozenset[str] = frozenset()
     kernel_stamps: bool = False
     stop_after: int | None = None
@@ -97,7 +99,7 @@ class VirtualDriver:
             last_s=arrivals[-1],
             num_prompt_tokens=one.num_prompt_tokens,
             num_cached_tokens=0,
-            failure=Failure.RESET if failed else None,
+            failure=self.failure if failed else None,
             error="it broke" if failed else None,
             kernel_stamps=self.kernel_stamps,
         )

@@ -14,7 +14,7 @@ from prefixlab.bench.config.dataset import DatasetConfig, SamplingConfig
 from prefixlab.bench.config.load import LoadConfig
 from prefixlab.bench.config.serve import RequestConfig, ServeConfig
 from prefixlab.bench.metrics.point import PointResult
-from prefixlab.bench.records.record import Outcome
+from prefixlab.bench.records.record import Failure, Outcome
 from prefixlab.bench.records.run_dir import RunDir
 from prefixlab.bench.runs import files
 from prefixlab.bench.runs.remembered import remembered_endpoint
@@ -426,6 +426,42 @@ def test_a_run_whose_server_is_gone_is_reported_of_what_its_folder_holds(
         assert not folder.is_finished and run.gone
     assert counts(result) == (20, 6, 1, 0, 13)
     assert result.check.verdict is Verdict.CONSISTENT
+
+
+def test_a_server_that_went_away_in_mid_run_is_said_and_what_it_did_not_take_is_sent_again(
+    run_dir: Callable[[], RunDir],
+) -> None:
+    server = Server()
+    original = server.driver.run
+
+    def go_away_after_eight(plan: Any, load: Any, **more: Any) -> Any:
+        server.driver.failing = frozenset(map(str, range(8, 20)))
+        server.driver.failure = Failure.CONNECT
+        return original(plan, load, **more)
+
+    with run_dir() as folder:
+        files.begin(folder, server.endpoint(), 1)
+        server.driver.run = go_away_after_eight  # type: ignore[method-assign]
+        run = ServeRun(server.endpoint(), settings(), folder=folder)
+        first = files.finish(folder, server.endpoint(), run.run(), detailed=False)
+        assert not folder.is_finished
+    assert counts(first) == (20, 8, 12, 0, 0)
+    assert run.gone == "the server went away: 12 requests at the end found no connection"
+    assert f"not all was sent: {run.gone}" in first.notes
+    server.driver.run = original  # type: ignore[method-assign]
+    server.driver.failing = frozenset()
+    with run_dir() as folder:
+        run = ServeRun(server.endpoint(), settings(), folder=folder)
+        result = files.finish(folder, server.endpoint(), run.run(), detailed=False)
+        assert folder.is_finished and run.gone is None
+    assert counts(result) == (20, 20, 0, 0, 0)
+
+
+@pytest.mark.parametrize(("failing", "failure"), [(range(8, 19), "connect"), (range(8, 20), "http_status")])
+def test_a_server_that_answers_again_or_refuses_has_not_gone_away(failing: range, failure: str) -> None:
+    server = Server(VirtualDriver(failing=frozenset(map(str, failing)), failure=Failure(failure)))
+    run = ServeRun(server.endpoint(), settings(max_concurrency=1))
+    assert not run.run().interrupted and run.gone is None
 
 
 def test_a_run_that_only_lacks_its_report_needs_no_server(run_dir: Callable[[], RunDir]) -> None:

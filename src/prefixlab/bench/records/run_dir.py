@@ -11,7 +11,8 @@
 Owns the names, the lock, and the account of what is done. Knows neither drivers nor reports.
 
 Invariants: a file is there whole or not at all (records apart, which grow line by line); a request that is
-ok, or that the server failed, is never sent again; two processes never write in one folder.
+ok, or that the server failed, is never sent again, unless the server had gone; two
+processes never write in one folder.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from prefixlab.bench.records.record import Failure, Outcome
 from prefixlab.bench.records.table import CODE, RecordTable
@@ -35,6 +37,9 @@ from prefixlab.core.errors import ConfigError
 CONFIG, ENVIRONMENT, SUMMARY = "config.json", "environment.json", "summary.json"
 LOCK, SEGMENTS = "lock", "segments"
 MAX_TRIES = 1000
+NOT_TAKEN = (Failure.CONNECT, Failure.DROPPED)
+CUT_OFF = (*NOT_TAKEN, Failure.RESET, Failure.TRUNCATED)
+"""What requests meet whose server goes away."""
 _DRAFT = ".new"
 _PART = "server-"
 
@@ -217,6 +222,21 @@ def done_ids(table: RecordTable) -> set[str]:
     done = np.isin(table.outcome, [CODE[Outcome.OK], CODE[Outcome.FAILED]]).tolist()
     rows = zip(table.request_id, done, table.failure.to_list(), strict=True)
     return {request_id for request_id, ended, failure in rows if ended and failure != Failure.CLIENT}
+
+
+def in_vain(table: RecordTable) -> npt.NDArray[np.bool_]:
+    """Which requests of one stretch a server that had gone away did not take: it answered before, then cut
+    off every one that was due, and the last found no connection. They are not done."""
+    none = np.zeros(len(table), np.bool_)
+    ended = np.isin(table.outcome, [CODE[Outcome.OK], CODE[Outcome.FAILED]])
+    if not table.ok.any():
+        return none
+    later = ended & (table.intended_s > table.intended_s[table.ok].max())
+    kinds = table.failure.to_list()
+    if not later.any() or not all(kinds[row] in CUT_OFF for row in np.flatnonzero(later)):
+        return none
+    last = max(np.flatnonzero(later), key=lambda row: table.intended_s[row])
+    return later & np.array([kind in NOT_TAKEN for kind in kinds]) if kinds[last] == Failure.CONNECT else none
 
 
 def free_name(path: Path) -> Path:

@@ -29,7 +29,7 @@ from prefixlab.bench.loadgen.plan import Load, Planned
 from prefixlab.bench.metrics.point import PointResult, PointSettings, evaluate
 from prefixlab.bench.metrics.turns import num_behind_failures
 from prefixlab.bench.records.record import Outcome
-from prefixlab.bench.records.run_dir import RunDir, Segment, done_ids, settled
+from prefixlab.bench.records.run_dir import RunDir, Segment, done_ids, in_vain, settled
 from prefixlab.bench.records.table import CODE, RecordTable
 from prefixlab.bench.report.console import counted
 from prefixlab.bench.runs.checks import check_lengths
@@ -178,6 +178,8 @@ class ServeRun:
             for folder in segment.driver_folders():
                 recover(folder)  # its process may have been killed before all of it was read
             table = segment.table()
+            if segment.about.get("server_went"):
+                table = table.select(~in_vain(table))
             repeat.keep(table)
             repeat.spent_s += float(np.nanmax(table.last_s, initial=0.0))
             self._salt = int(segment.about["salt"])
@@ -291,12 +293,16 @@ class ServeRun:
         self._interrupted = drive.interrupted
         if drive.deaths and not drive.interrupted:
             self._gone = "; ".join(drive.deaths)
+        lost = 0 if drive.interrupted or drive.deaths else int(in_vain(drive.table).sum())
+        if lost:
+            self._gone = f"the server went away: {counted(lost, 'request')} at the end found no connection"
         if segment is not None and self._folder is not None:
             self._folder.end_segment(
                 segment,
                 {
                     "health": msgspec.Raw(drive.health.to_json().encode()),
-                    "interrupted": drive.interrupted or bool(drive.deaths),
+                    "interrupted": drive.interrupted or bool(drive.deaths) or lost > 0,
+                    "server_went": lost > 0,
                 },
             )
 
