@@ -321,6 +321,34 @@ class TestSideBySide:
         assert "in open loop from the schedule" in text
         assert "yes" in text
 
+    def test_where_hits_are_reported_they_stand_beside_what_was_expected_and_the_verdict(self) -> None:
+        def with_hits(concurrency: int, cached: int, expected: int | None) -> PointResult:
+            point = a_point(concurrency=concurrency, open_loop=True, goodput="ttft:120")
+            table = RecordTable.of(
+                replace(
+                    record,
+                    num_prompt_tokens=64,
+                    num_cached_tokens=cached,
+                    num_expected_cached_tokens=expected if number else 16,
+                )
+                for number, record in enumerate(point.table.to_records())
+            )
+            return evaluate(point.settings, [table], point.health)
+
+        def lines(results: list[PointResult], width: int) -> list[str]:
+            console = Console(file=io.StringIO(), width=width, highlight=False)
+            console.print(points_table(results))
+            assert isinstance(console.file, io.StringIO)
+            return console.file.getvalue().splitlines()
+
+        results = [with_hits(1, 16, 16), with_hits(2, 0, 16), with_hits(8, 16, None)]
+        wide = [" ".join(line.split()) for line in lines(results, 160)]
+        assert any(" 25.0 25.0 consistent " in line for line in wide)
+        assert any(" 0.0 25.0 less " in line for line in wide)
+        assert any(" 25.0 25.0 consistent (1 of 200) " in line for line in wide)
+        assert not any("…" in line for width in (120, 160) for line in lines(results, width))
+        assert not any("verdict" in line for line in lines([a_point()], 120))
+
     def test_notes_say_which_points_they_are_about(self) -> None:
         fine, failing = a_point(concurrency=1), a_point(concurrency=2)
         results = [replace(fine, notes=("both",)), replace(failing, notes=("one", "both"), interrupted=True)]

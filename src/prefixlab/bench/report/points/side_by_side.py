@@ -22,6 +22,7 @@ from prefixlab.bench.metrics.point import PointResult
 from prefixlab.bench.report.figures import brief, milliseconds, number
 from prefixlab.bench.report.points.block import shown_notes
 from prefixlab.bench.report.points.keys import result_keys
+from prefixlab.bench.verdict import Verdict
 from prefixlab.core.errors import ConfigError
 
 GOOD_SHARE = 0.99
@@ -37,6 +38,7 @@ def points_table(results: Sequence[PointResult]) -> Table:
     """One row per point. Latencies in milliseconds, TTFT and E2EL in open loop from the schedule."""
     swept = list(dict.fromkeys(name for result in results for name in result.settings.swept))
     any_open = any(result.settings.open_loop for result in results)
+    any_hits = any(_reports_hits(result) for result in results)
     any_goodput = any(result.metrics.goodput for result in results)
     any_early = any(result.interrupted for result in results)
     title = "Points; latencies in ms" + (", in open loop from the schedule" if any_open else "")
@@ -47,6 +49,7 @@ def points_table(results: Sequence[PointResult]) -> Table:
     columns += ["req/s", "output\ntok/s", "in\nflight"]
     columns += [f"{name}\n{p}" for name in ("TTFT", "TPOT", "ITL", "E2EL") for p in ("p50", "p99")]
     columns += ["failed", *(["satu-\nrated"] if any_open else [])]
+    columns += ["hit\n%", "ex-\npected", "cache\nverdict"] if any_hits else []
     columns += ["good\n%", "good-\nput"] if any_goodput else []
     columns += ["ended"] if any_early else []
     for column in columns:
@@ -56,6 +59,8 @@ def points_table(results: Sequence[PointResult]) -> Table:
         cells = [_cell(result.settings.swept.get(name)) for name in swept] + _figures(result)
         if any_open:
             cells.append({True: "[red]yes[/]", False: "no", None: ""}[_saturated(result)])
+        if any_hits:
+            cells += _hit_cells(result)
         if any_goodput:
             cells += _goodput_cells(result)
         if any_early:
@@ -120,6 +125,20 @@ def _figures(result: PointResult) -> list[str]:
 def _saturated(result: PointResult) -> bool | None:
     known = result.saturation is not None and not result.saturation.untold
     return result.saturated if known else None
+
+
+def _reports_hits(result: PointResult) -> bool:
+    return result.check.verdict not in (Verdict.NOT_REPORTED, Verdict.NOTHING_FINISHED)
+
+
+def _hit_cells(result: PointResult) -> list[str]:
+    """Measured of all that finished, expected of those of which is known what to expect."""
+    check = result.check
+    rates = [None if rate is None else 100 * rate for rate in (check.hit_rate, check.expected_hit_rate)]
+    word = check.verdict.value.removesuffix(" than expected")
+    if 0 < check.num_checked < check.num_finished:
+        word += f" ({check.num_checked:,} of {check.num_finished:,})"
+    return [*(number(rate, 1) for rate in rates), word]
 
 
 def _goodput_cells(result: PointResult) -> list[str]:
