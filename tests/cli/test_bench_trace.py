@@ -11,7 +11,8 @@ import pytest
 
 from prefixlab.bench.loadgen.driver import Progress
 from prefixlab.bench.report.progress import ProgressBar
-from prefixlab.cli.main import main
+from prefixlab.cli import bench_trace
+from prefixlab.cli.main import main, make_parser
 from tests.bench.fake_server import FakeServer
 
 
@@ -153,6 +154,33 @@ def test_an_odd_file_is_mended_as_it_is_read_without_making_points_of_the_names(
     assert "are put in order by --sort" in capsys.readouterr().err
     assert main(["bench", "trace", *words, "--ignore-fields", "mine,of others", "--sort"]) == 0
     assert "1 point: 2 requests" in capsys.readouterr().out
+
+
+def test_all_requests_are_replayed_but_on_the_embedded_engine_and_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = {"input_length": 40, "output_length": 8, "hash_ids": [0, 1, 2]}
+    path = tmp_path / "many.jsonl"
+    path.write_text("\n".join(json.dumps({"timestamp": time, **line}) for time in range(60)))
+    words = ["bench", "trace", str(path), "--dry-run", "--block-size", "16"]
+    assert main([*words, "--port", "9"]) == 0
+    shown = capsys.readouterr()
+    assert "1 point: 60 requests" in shown.out and "the first" not in shown.out and shown.err == ""
+    assert main(words) == 0
+    shown = capsys.readouterr()
+    assert "1 point: 50 requests" in shown.out
+    assert "note: the first 50 requests of many.jsonl" in shown.out
+    assert "at most 50 requests are sent (--num-prompts 0 sends all), lengths are scaled" in shown.err
+    for number, requests in (("0", 60), ("55", 55)):
+        assert main([*words, "--num-prompts", number]) == 0
+        shown = capsys.readouterr()
+        assert f"1 point: {requests} requests" in shown.out and "--num-prompts" not in shown.err
+
+
+@pytest.mark.parametrize("words", [[], ["--preset", "qwen", "--trace-format", "mooncake", "--port", "9"]])
+def test_no_number_is_named_that_nobody_gave(trace: Path, words: list[str]) -> None:
+    given = vars(make_parser(bench_trace, ("bench", "trace")).parse_args([str(trace), *words]))
+    assert {point.config.dataset.num_prompts for point in bench_trace.planned_points(given)} == {None}
 
 
 def test_zero_prompts_means_all(

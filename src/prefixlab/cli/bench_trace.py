@@ -21,10 +21,8 @@ if TYPE_CHECKING:
 
 SUMMARY = "replay a trace of requests, its sharing of prefixes reproduced exactly, at one speed or at several"
 VERB = "bench trace"
-NUM_PROMPTS = 50
-"""Unless told otherwise: traces are long, and time is what a replay takes."""
-EMBEDDED_LENGTH_SCALE = 0.25
-"""Traces are recorded on models and machines far larger than the one embedded."""
+EMBEDDED_NUM_PROMPTS, EMBEDDED_LENGTH_SCALE = 50, 0.25
+"""Unless told otherwise: traces are recorded on models and machines far larger than the one embedded."""
 SPEEDS = ("speedup", "time_scale")
 OWN = ("file", "preset", "strict", "dry_run")
 
@@ -40,7 +38,9 @@ def configure(parser: Parser) -> None:
         "of lengths, plain or compressed.\n\nEach request goes at its recorded time (--fixed-schedule), "
         "whatever became of the others; with --no-fixed-schedule and --max-concurrency only the order is "
         "kept. Several speeds are measured one after another, each from a cold cache, and shown side by "
-        "side.\n\nWithout --base-url, --host, --port or --backend an embedded engine is started and measured."
+        "side.\n\nAll requests of the trace are sent, or the first --num-prompts of them. Without --base-url, "
+        "--host, --port or --backend an embedded engine is started and measured: it is sent the first "
+        f"{EMBEDDED_NUM_PROMPTS}, unless told otherwise (--num-prompts 0: all)."
     )
     parser.add_argument("file", metavar="FILE", nargs="?", default=argparse.SUPPRESS, help="the trace")
     group = parser.add_argument_group("trace")
@@ -169,19 +169,33 @@ def planned_points(given: dict[str, Any]) -> list[SweepPoint]:
             settings.setdefault(name, Values(value) if isinstance(value, tuple) else value)
     if not set(SPEEDS) & set(settings):
         settings["speedup"] = Values((1.0,))
-    settings.setdefault("num_prompts", NUM_PROMPTS)
-    if settings["num_prompts"] in (0, (0,)):
+    chosen = settings.get("num_prompts")
+    if chosen in (0, (0,)):
         del settings["num_prompts"]
     points = bench_sweep.planned_points(argparse.Namespace(**settings))
-    if "length_scale" not in settings and points[0].config.target.is_embedded:
-        print(
-            f"the embedded engine is small: lengths are scaled by {EMBEDDED_LENGTH_SCALE:g} "
-            "(--length-scale 1 leaves them)",
-            file=sys.stderr,
-        )
-        settings["length_scale"] = EMBEDDED_LENGTH_SCALE
-        points = bench_sweep.planned_points(argparse.Namespace(**settings))
-    return points
+    if points[0].config.target.is_embedded:
+        said = []
+        if chosen is None:
+            settings["num_prompts"] = EMBEDDED_NUM_PROMPTS
+            said.append(f"at most {EMBEDDED_NUM_PROMPTS} requests are sent (--num-prompts 0 sends all)")
+        if "length_scale" not in settings:
+            settings["length_scale"] = EMBEDDED_LENGTH_SCALE
+            said.append(f"lengths are scaled by {EMBEDDED_LENGTH_SCALE:g} (--length-scale 1 leaves them)")
+        if said:
+            print(f"the embedded engine is small: {', '.join(said)}", file=sys.stderr)
+            points = bench_sweep.planned_points(argparse.Namespace(**settings))
+    return points if "num_prompts" in given else [_with_all_there_are(point) for point in points]
+
+
+def _with_all_there_are(point: SweepPoint) -> SweepPoint:
+    """Of a number that nobody gave nothing is said where a trace has fewer requests."""
+    from prefixlab.bench.runs.point import outline
+
+    dataset = point.config.dataset
+    if dataset.num_prompts is None or outline(point.config).num_requests >= dataset.num_prompts:
+        return point
+    everything = dataclasses.replace(dataset, num_prompts=None)
+    return dataclasses.replace(point, config=dataclasses.replace(point.config, dataset=everything))
 
 
 def notes_of(points: list[SweepPoint]) -> list[str]:
@@ -198,7 +212,7 @@ def check_strictly(points: list[SweepPoint], results: list[PointResult]) -> None
     from prefixlab.core.errors import GateError
 
     wrong = [
-        f"{point.name}: cached tokens {result.check.verdict.value}, {result.metrics.failed} of "
+        f"{point.name}: cached tokens {result.check.words}, {result.metrics.failed} of "
         f"{counted(result.metrics.planned, 'request')} failed"
         for point, result in zip(points, results, strict=True)
         if result.check.verdict is not Verdict.CONSISTENT or result.metrics.failed

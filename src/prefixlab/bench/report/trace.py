@@ -62,7 +62,7 @@ def show_analysis(console: Console, analysis: Analysis) -> None:
 
 
 def as_json(figures: Figures) -> str:
-    """One JSON object, its names those of `Figures`; no Infinity, no NaN; a burstiness without end is "inf"."""
+    """One JSON object, its names those of `Figures`; no NaN, and no Infinity but the word "inf"."""
     document: dict[str, Any] = {"prefixlab_version": __version__, **msgspec.to_builtins(figures)}
     if figures.arrivals is not None and figures.arrivals.burstiness == math.inf:
         document["arrivals"]["burstiness"] = "inf"  # as --burstiness takes it
