@@ -48,7 +48,19 @@ def test_two_mistakes_do_not_cancel_out() -> None:
 
 
 def test_without_a_page_size_nothing_is_claimed() -> None:
-    assert check_cache([answered(0, 64, expected=None)]).verdict is Verdict.UNCHECKED
+    check = check_cache([answered(0, 64, expected=None)])
+    assert check.verdict is Verdict.UNCHECKED
+    assert (check.expected_cached_tokens, check.cached_tokens, check.hit_rate) == (None, 64, 0.64)
+    assert check.words == "not checked: page size unknown" and "--page-size" in check.note
+
+
+def test_measured_is_all_that_was_reported_and_the_verdict_of_what_could_be_checked() -> None:
+    check = check_cache([answered(0, 16, expected=16), answered(1, 64, expected=None)])
+    assert check.words == "consistent (1 of 2 requests checked)"
+    assert (check.expected_cached_tokens, check.cached_tokens, check.prompt_tokens) == (16, 80, 200)
+    assert (check.hit_rate, check.expected_hit_rate) == (0.4, 0.16)
+    less = check_cache([answered(0, 64, expected=None), answered(1, 48)])
+    assert "1 of 1 requests hit less than expected, e.g. r1 reported 48" in less.detail
 
 
 def test_failed_requests_are_not_part_of_the_ledger() -> None:

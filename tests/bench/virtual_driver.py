@@ -29,6 +29,7 @@ class VirtualDriver:
         failure: what those that are `failing` run into.
         hanging: requests of a run that is killed which do not end before it.
         kernel_stamps: what records say of their times.
+        num_cached_tokens: what every answer reports.
         runs: the plans it was given, with their loads.
     """
 
@@ -37,6 +38,7 @@ class VirtualDriver:
     failure: Failure = Failure.RESET
     hanging: frozenset[str] = frozenset()
     kernel_stamps: bool = False
+    num_cached_tokens: int = 0
     stop_after: int | None = None
     die_after: int | None = None
     runs: list[tuple[list[Planned], Load]] = field(default_factory=list)
@@ -98,7 +100,7 @@ class VirtualDriver:
             arrival_counts=() if failed else (1,) * len(arrivals),
             last_s=arrivals[-1],
             num_prompt_tokens=one.num_prompt_tokens,
-            num_cached_tokens=0,
+            num_cached_tokens=self.num_cached_tokens,
             failure=self.failure if failed else None,
             error="it broke" if failed else None,
             kernel_stamps=self.kernel_stamps,

@@ -24,20 +24,24 @@ class Verdict(enum.Enum):
     NOT_REPORTED = "not reported"
     LESS = "less than expected"
     MORE = "more than expected"
-    UNCHECKED = "page size unknown"
-    """There is no expectation to compare with: name the page size."""
+    UNCHECKED = "not checked"
+    """Of no request is known what to expect; the check's detail says why."""
     NOTHING_FINISHED = "nothing finished"
+
+
+PAGE_SIZE_UNKNOWN = "page size unknown"
 
 
 @dataclass(frozen=True, slots=True)
 class CacheCheck:
-    """The ledger of one point.
+    """The ledger of one point. *Checked* are finished requests of which is known what to expect.
 
     Attributes:
-        expected_cached_tokens: total over finished requests; None when the page size is unknown.
-        cached_tokens: total the server reported; None when it left any of them out.
+        expected_cached_tokens: total over checked requests; None when there are none.
+        cached_tokens: total the server reported, of all finished; None when it left any of them out.
         prompt_tokens: total over finished requests.
-        detail: what to look at, empty when consistent.
+        detail: what to look at, or why nothing was checked; empty when consistent.
+        checked_prompt_tokens: total over checked requests.
     """
 
     verdict: Verdict
@@ -45,6 +49,27 @@ class CacheCheck:
     cached_tokens: int | None
     prompt_tokens: int
     detail: str = ""
+    num_finished: int = 0
+    num_checked: int = 0
+    checked_prompt_tokens: int = 0
+
+    @property
+    def words(self) -> str:
+        """The verdict, and how far it reaches."""
+        verdict: str = self.verdict.value
+        if self.verdict is Verdict.UNCHECKED:
+            return f"{verdict}: {self.detail}"
+        compared = self.verdict in (Verdict.CONSISTENT, Verdict.LESS, Verdict.MORE)
+        if compared and self.num_checked < self.num_finished:
+            return f"{verdict} ({self.num_checked:,} of {self.num_finished:,} requests checked)"
+        return verdict
+
+    @property
+    def note(self) -> str:
+        """The detail where it stands alone, with what to do about it."""
+        if self.verdict is Verdict.UNCHECKED and self.detail == PAGE_SIZE_UNKNOWN:
+            return "the page size is unknown: give --page-size to check the hits"
+        return self.detail
 
     @property
     def hit_rate(self) -> float | None:
@@ -53,28 +78,39 @@ class CacheCheck:
 
     @property
     def expected_hit_rate(self) -> float | None:
-        return _ratio(self.expected_cached_tokens, self.prompt_tokens)
+        """Of the checked requests."""
+        return _ratio(self.expected_cached_tokens, self.checked_prompt_tokens)
 
 
 def check_cache(records: Sequence[Record] | RecordTable) -> CacheCheck:
-    """Compare, request by request, over those that finished."""
+    """Compare, request by request, those that finished and of which is known what to expect."""
     table = as_table(records)
     ok = np.flatnonzero(table.ok)
-    prompt_tokens = table.prompt_tokens[ok]
-    wanted, got = table.num_expected_cached_tokens[ok], table.num_cached_tokens[ok]
-    expected, cached = _total(wanted), _total(got)
+    cached = _total(table.num_cached_tokens[ok])
+    checked = ok[table.num_expected_cached_tokens[ok] >= 0]
+    prompt_tokens = table.prompt_tokens[checked]
+    wanted, got = table.num_expected_cached_tokens[checked], table.num_cached_tokens[checked]
 
     def answer(verdict: Verdict, detail: str = "") -> CacheCheck:
-        return CacheCheck(verdict, expected, cached, int(prompt_tokens.sum()), detail)
+        return CacheCheck(
+            verdict,
+            int(wanted.sum()) if len(checked) else None,
+            cached,
+            int(table.prompt_tokens[ok].sum()),
+            detail,
+            num_finished=len(ok),
+            num_checked=len(checked),
+            checked_prompt_tokens=int(prompt_tokens.sum()),
+        )
 
     if not len(ok):
         return answer(Verdict.NOTHING_FINISHED)
     if cached is None:
-        silent = int((got < 0).sum())
+        silent = int((table.num_cached_tokens[ok] < 0).sum())
         return answer(Verdict.NOT_REPORTED, f"{silent} of {len(ok)} answers named no cached tokens")
-    if expected is None:
-        return answer(Verdict.UNCHECKED, "the page size is unknown: give --page-size to check the hits")
-    planned = table.planned_prompt_tokens[ok]
+    if not len(checked):
+        return answer(Verdict.UNCHECKED, PAGE_SIZE_UNKNOWN)
+    planned = table.planned_prompt_tokens[checked]
     drift = ""
     if (prompt_tokens != planned).any():
         first = int((prompt_tokens != planned).argmax())
@@ -83,8 +119,8 @@ def check_cache(records: Sequence[Record] | RecordTable) -> CacheCheck:
         if wrong.any():
             first = int(wrong.argmax())
             where = (
-                f"{int(wrong.sum())} of {len(ok)} requests hit {verdict.value}, e.g. "
-                f"{table.request_id[ok[first]]} reported {got[first]} cached tokens "
+                f"{int(wrong.sum())} of {len(checked)} requests hit {verdict.value}, e.g. "
+                f"{table.request_id[checked[first]]} reported {got[first]} cached tokens "
                 f"instead of {wanted[first]}"
             )
             return answer(verdict, f"{where}; {drift}" if drift else where)

@@ -52,7 +52,8 @@ def add_run_flags(parser: Parser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, verb: str = VERB) -> int:
+    """`verb`: as the user typed it, where another one makes the same run."""
     from prefixlab.bench.records.run_dir import RunDir
     from prefixlab.bench.runs.checks import check_point
     from prefixlab.bench.runs.trace import within_limits
@@ -100,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
             folder = new_folder(config, endpoint)
             if folder is not None:
                 resources.enter_context(folder)
-        return measure(config, endpoint, folder, tokenizer, gone=gone)
+        return measure(config, endpoint, folder, tokenizer, gone=gone, verb=verb)
 
 
 def new_folder(config: ServeConfig, endpoint: Endpoint) -> RunDir | None:
@@ -129,6 +130,7 @@ def measure(
     tokenizer: Tokenizer | None,
     *,
     gone: str | None = None,
+    verb: str = VERB,
 ) -> int:
     """Run, show, keep, judge.
 
@@ -156,7 +158,7 @@ def measure(
         try:
             result = run.run()
         except KeyboardInterrupt:
-            say_how_to_go_on(folder)
+            say_how_to_go_on(folder, verb)
             raise
     if folder is not None:
         result = files.finish(folder, endpoint, result, detailed=config.report.save_detailed, notes=notes)
@@ -166,13 +168,13 @@ def measure(
         if where is not None:
             print(f"kept in {where}", file=sys.stderr)
     if result.interrupted:
-        say_how_to_go_on(folder)
+        say_how_to_go_on(folder, verb)
     return judge(result, run.gone)
 
 
-def say_how_to_go_on(folder: RunDir | None) -> None:
+def say_how_to_go_on(folder: RunDir | None, verb: str) -> None:
     if folder is not None:
-        print(f"to go on: prefixlab {VERB} --resume {folder.path}", file=sys.stderr)
+        print(f"to go on: prefixlab {verb} --resume {folder.path}", file=sys.stderr)
 
 
 def judge(result: PointResult, gone: str | None) -> int:

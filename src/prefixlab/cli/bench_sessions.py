@@ -75,4 +75,4 @@ def run(args: argparse.Namespace) -> int:
 
     if "resume" not in args:
         args.dataset_name = DATASET
-    return bench_serve.run(args)
+    return bench_serve.run(args, "bench sessions")

@@ -13,9 +13,11 @@ import pytest
 from prefixlab.bench.config.dataset import DatasetConfig, SamplingConfig
 from prefixlab.bench.config.load import LoadConfig
 from prefixlab.bench.config.serve import RequestConfig, ServeConfig
+from prefixlab.bench.config.sharing import HitRateConfig
 from prefixlab.bench.metrics.point import PointResult
 from prefixlab.bench.records.record import Failure, Outcome
 from prefixlab.bench.records.run_dir import RunDir
+from prefixlab.bench.report.points.block import shown_notes
 from prefixlab.bench.runs import files
 from prefixlab.bench.runs.remembered import remembered_endpoint
 from prefixlab.bench.runs.serve import ServeRun
@@ -487,7 +489,9 @@ def test_what_is_sent_after_a_resume_is_not_held_against_the_cache(run_dir: Call
         result = ServeRun(server.endpoint(), settings(), folder=folder).run()
     planned, _ = server.driver.runs[1]
     assert {one.num_expected_cached_tokens for one in planned} == {None}
-    assert result.check.verdict is Verdict.CONSISTENT and result.check.prompt_tokens == 7 * 40
+    assert result.check.verdict is Verdict.CONSISTENT
+    assert (result.check.num_checked, result.check.prompt_tokens) == (7, 20 * 40)
+    assert result.check.words == "consistent (7 of 20 requests checked)"
     assert any(note.startswith("13 requests sent after the run was resumed") for note in result.notes)
 
 
@@ -543,6 +547,66 @@ def test_on_chat_without_a_tokenizer_prompts_are_words_and_the_report_says_so() 
     assert messages is not None and len(messages[0]["content"].split()) == 40
     assert any("the server's count" in note for note in result.notes)
     assert result.check.verdict is Verdict.UNCHECKED
+    assert result.check.words == "not checked: prompts are text"
+    assert not any("--page-size" in note for note in shown_notes(result))
+
+
+def test_where_the_page_size_is_not_known_the_notes_say_how_to_name_it() -> None:
+    result = ServeRun(Server().endpoint(page_size=None), settings()).run()
+    assert result.check.words == "not checked: page size unknown"
+    assert "the page size is unknown: give --page-size to check the hits" in shown_notes(result)
+
+
+def test_where_all_that_finished_was_sent_after_a_resume_the_verdict_says_so(
+    run_dir: Callable[[], RunDir],
+) -> None:
+    server = Server(VirtualDriver(stop_after=0))
+    for _ in range(2):
+        with run_dir() as folder:
+            result = ServeRun(server.endpoint(), settings(), folder=folder).run()
+    assert counts(result)[:2] == (20, 20)
+    assert result.check.words == "not checked: sent after a resume"
+
+
+def test_a_point_begun_anew_in_an_emptied_cache_is_checked_again_and_knows_how_cold_it_was(
+    run_dir: Callable[[], RunDir],
+) -> None:
+    server = Server(VirtualDriver(stop_after=0))
+    for cold in (False, True):  # the first one is stopped before anything is sent
+        with run_dir() as folder:
+            result = ServeRun(server.endpoint(), settings(), folder=folder, cold=cold).run()
+    assert result.check.words == "consistent" and result.check.num_checked == 20
+    asked = len(server.driver.runs)
+    with run_dir() as folder:
+        read = ServeRun(server.endpoint(), settings(), folder=folder, cold=True).run()
+    assert len(server.driver.runs) == asked, "it is only read"
+    assert result.settings.facts["cold_start"] is not None
+    assert read.settings.facts["cold_start"] == result.settings.facts["cold_start"]
+
+
+def test_a_hit_rate_made_for_a_larger_cache_than_the_servers_is_told() -> None:
+    def notes(capacity: int | None) -> list[str]:
+        hits = HitRateConfig(hit_rate_capacity=capacity, hit_rate_len=64, hit_rate_output_len=1)
+        config = replace(settings(), dataset=DatasetConfig(dataset_name="hit-rate", num_prompts=60))
+        endpoint = Server().endpoint(facts=replace(FACTS, capacity_tokens=160))
+        return list(ServeRun(endpoint, replace(config, hit_rate=hits)).run().notes)
+
+    remedy = "the server holds 160 tokens: --hit-rate-capacity 160 aims for what it can serve"
+    assert f"made for a cache that forgets nothing, {remedy}" in notes(None)
+    assert f"made for a cache of 3,200 tokens, {remedy}" in notes(3200)
+    assert not any("made for" in note for note in notes(160))
+
+
+@pytest.mark.parametrize(("concurrency", "is_told"), [(4, True), (1, False)])
+def test_more_hits_by_overlap_are_no_fault_of_a_cache_that_forgets(concurrency: int, is_told: bool) -> None:
+    hits = HitRateConfig(hit_rate_len=64, hit_rate_output_len=1)
+    config = settings(max_concurrency=concurrency)
+    config = replace(config, dataset=DatasetConfig(dataset_name="hit-rate", num_prompts=60), hit_rate=hits)
+    server = Server(VirtualDriver(num_cached_tokens=63))
+    expected = server.endpoint(facts=replace(FACTS, capacity_tokens=160))
+    result = ServeRun(expected, config).run()
+    assert result.check.verdict is Verdict.MORE
+    assert any("no fault of it" in note for note in result.notes) is is_told
 
 
 def test_fewer_requests_than_asked_for_are_told(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def _cache_rows(check: CacheCheck) -> list[Row]:
         ("Measured cached tokens:", check.cached_tokens),
         ("Expected hit rate (%):", percent(check.expected_hit_rate)),
         ("Measured hit rate (%):", percent(check.hit_rate)),
-        ("Verdict:", check.verdict.value),
+        ("Verdict:", check.words),
     ]
 
 

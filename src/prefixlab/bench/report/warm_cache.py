@@ -58,7 +58,7 @@ def _block(endpoint: Endpoint, options: WarmCacheOptions, point: PooledPoint) ->
         ],
         point.metrics,
         point.check,
-        notes=[*point.notes, *([point.check.detail] if point.check.detail else [])],
+        notes=[*point.notes, *([point.check.note] if point.check.note else [])],
     )
 
 

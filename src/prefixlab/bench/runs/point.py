@@ -21,6 +21,7 @@ import numpy as np
 from prefixlab.bench.config.dataset import SamplingConfig
 from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.config.sessions import SessionsConfig
+from prefixlab.bench.config.sharing import HitRateConfig
 from prefixlab.bench.loadgen.plan import Load, Planned
 from prefixlab.bench.runs.making import default_num_prompts, make_workload
 from prefixlab.bench.runs.sessions import is_continuing, places_in_sessions, spread
@@ -294,6 +295,31 @@ class Asker:
             f"was used longest ago, requests one after another, {ideal - held:,} tokens fewer than if it "
             "forgot nothing"
         )
+
+    def made_for_note(self, outline: Outline) -> str | None:
+        """Where hit rates were aimed at a larger cache than the server's, and this one serves less."""
+        sketches, page_size = outline.workload.made_up, self.endpoint.page_size
+        aimed, held = self.config.hit_rate.hit_rate_capacity, self._capacity_tokens
+        if self.config.dataset.dataset_name not in HitRateConfig.DATASETS or sketches is None:
+            return None
+        if page_size is None or held is None or self.endpoint.expects_miss is not None:
+            return None
+        if (aimed is not None and aimed <= held) or not self.wording.is_exact:
+            return None
+        hits = [ExpectedHits(page_size, size).of(sketches).sum() for size in (aimed, held)]
+        if hits[0] == hits[1]:
+            return None
+        size = "that forgets nothing" if aimed is None else f"of {aimed:,} tokens"
+        return (
+            f"made for a cache {size}, the server holds {held:,} tokens: --hit-rate-capacity {held} aims for "
+            "what it can serve"
+        )
+
+    def knows_tokens(self, outline: Outline) -> bool:
+        """Whether any prompt goes as tokens that are known here; else all are text."""
+        if outline.workload.made_up is not None:
+            return self.wording.is_exact
+        return any(row.token_ids is not None for row in outline.workload.rows)
 
     @property
     def _capacity_tokens(self) -> int | None:

@@ -38,12 +38,16 @@ from prefixlab.bench.runs.sessions import corrected, ended_ids, has_sessions, se
 from prefixlab.bench.targets.cold_start import Coldness, ColdStart
 from prefixlab.bench.targets.endpoint import Endpoint
 from prefixlab.bench.traces.fidelity import Fidelity, fidelity_of
-from prefixlab.bench.verdict import CacheCheck, Verdict, check_cache, delivery_notes, first_failure
+from prefixlab.bench.verdict import PAGE_SIZE_UNKNOWN, CacheCheck, Verdict, delivery_notes, first_failure
 from prefixlab.core.clock import wall_time_label
 from prefixlab.core.errors import TargetError
 from prefixlab.core.seams import Tokenizer
 
 MAX_WARM_UP_CONCURRENCY = 16
+FORGETS_OTHERWISE = (
+    "expected is of requests one after another: with others in flight, a cache that forgets keeps other "
+    "parts of what it has seen, so some hit more and some less, which is no fault of it"
+)
 HEALTH_LOST = "client health of a killed stretch is not known: of it only the records were kept"
 
 
@@ -127,6 +131,7 @@ class ServeRun:
         self._notes_at_end: list[str] = []
         self._salt = 0
         self._coldness: Coldness | None = None
+        self._emptied = False
         self._interrupted = False
         self._gone = gone
 
@@ -183,6 +188,8 @@ class ServeRun:
             repeat.keep(table)
             repeat.spent_s += float(np.nanmax(table.last_s, initial=0.0))
             self._salt = int(segment.about["salt"])
+            if (coldness := segment.about.get("cold_start")) is not None:
+                self._coldness = Coldness(coldness)
             repeat.is_over = repeat.is_over or segment.about.get("interrupted") is False
             if "health" in segment.about:
                 self._health.append(ClientHealth.from_json(msgspec.json.encode(segment.about["health"])))
@@ -273,7 +280,7 @@ class ServeRun:
     def _plan(self, repeat: _Repeat, done: set[str]) -> Iterator[Planned]:
         """What is left of it, from the start of this stretch on."""
         for planned in rest_of(self._asker.requests(repeat.outline, repeat.number, self._salt), done):
-            if repeat.tables:
+            if repeat.tables and (done or not self._emptied):
                 # Perhaps it was sent before the stop, and finds itself; or the cache was emptied since.
                 planned = replace(planned, num_expected_cached_tokens=None)
             yield replace(planned, offset_s=max(0.0, planned.offset_s - repeat.due_s))
@@ -282,7 +289,12 @@ class ServeRun:
         if self._folder is None:
             return None
         return self._folder.begin_segment(
-            {"repeat": repeat.number, "salt": self._salt, "started": wall_time_label()}
+            {
+                "repeat": repeat.number,
+                "salt": self._salt,
+                "cold_start": self._cold_start,
+                "started": wall_time_label(),
+            }
         )
 
     def _end(self, repeat: _Repeat, segment: Segment | None, drive: Drive) -> None:
@@ -314,6 +326,7 @@ class ServeRun:
             size = min(size, endpoint.facts.max_model_len - 1)
         found = endpoint.start_cold(self._asker.probe(repeat.outline, size, self._salt + repeat.number))
         self._coldness = found.coldness
+        self._emptied = found.coldness is not Coldness.SALTED
         if found.coldness is Coldness.SALTED and not self._salt and repeat.outline.workload.made_up:
             self._salt = secrets.randbits(62) | 1
         note = cold_note(found, salted=bool(self._salt))
@@ -336,18 +349,30 @@ class ServeRun:
             notes.append(f"not all was sent: {self._gone}")
         notes += self._workload_notes(repeats[0].outline)
         bounded = self._asker.capacity_note(repeats[0].outline)
-        notes += [] if bounded is None else [bounded]
+        notes += [
+            note for note in (bounded, self._asker.made_for_note(repeats[0].outline)) if note is not None
+        ]
         incomplete = self._interrupted or self._gone is not None
         result = evaluate(settings, tables, health, notes=notes, interrupted=incomplete)
-        if result.check.verdict is Verdict.UNCHECKED:
-            result = replace(result, check=self._check_of_known(tables, result.check))
+        result = replace(result, check=self._explained(result.check, tables, repeats[0].outline))
         result = replace(result, fidelity=self._fidelity(repeats[0].outline, result))
+        overlap = bounded is not None and self._config.load.max_concurrency != 1
+        if overlap and result.check.verdict is Verdict.MORE:
+            self._notes_at_end.append(FORGETS_OTHERWISE)
         return replace(result, notes=(*result.notes, *self._result_notes(result, repeats[0].outline)))
 
     def _cache_facts(self) -> dict[str, Any]:
-        """What the server's cache was before, and in which unit it counts. A resumed run does not know."""
-        coldness = None if self._coldness is None else self._coldness.value
-        return {"page_size": self._endpoint.page_size, "cold_start": coldness, "salt": self._salt or None}
+        """What the server's cache was before, and in which unit it counts."""
+        return {
+            "page_size": self._endpoint.page_size,
+            "cold_start": self._cold_start,
+            "salt": self._salt or None,
+        }
+
+    @property
+    def _cold_start(self) -> str | None:
+        """Of the last stretch that began."""
+        return None if self._coldness is None else self._coldness.value
 
     def _fidelity(self, planned: Outline, result: PointResult) -> Fidelity | None:
         """Of a replay. Its prompts are made once more: nobody kept them."""
@@ -374,28 +399,45 @@ class ServeRun:
         ids = self._asker.request_ids(repeat.outline, repeat.number)
         return corrected(repeat.table, sketches, ids, self._endpoint.expected_cached_tokens)
 
-    def _check_of_known(self, tables: list[RecordTable], check: CacheCheck) -> CacheCheck:
-        """Where nobody knows of some requests what they should find cached, the others are checked."""
-        table = RecordTable.concat(tables)
-        resumed = table.ok & (table.segment > 0)
-        talk = table.ok & ~resumed & (table.turn > 0) & self._asker.is_chat
-        if not (resumed | talk).any() or self._endpoint.expected_cached_tokens(0, 1) is None:
+    def _explained(self, check: CacheCheck, tables: list[RecordTable], planned: Outline) -> CacheCheck:
+        """Why requests were not checked, as notes; and in the verdict where none was."""
+        silent = check.verdict in (Verdict.NOT_REPORTED, Verdict.NOTHING_FINISHED)
+        if silent or check.num_checked == check.num_finished:
             return check
+        if not self._asker.knows_tokens(planned):
+            return replace(check, detail="prompts are text")
+        if self._endpoint.expected_cached_tokens(0, 1) is None:
+            return replace(check, detail=PAGE_SIZE_UNKNOWN)
+        table = RecordTable.concat(tables)
+        unchecked = table.ok & (table.num_expected_cached_tokens < 0)
+        resumed = unchecked & (table.segment > 0)
+        talk = unchecked & ~resumed & (table.turn > 0) & self._asker.is_chat
+        reasons = []
         if resumed.any():
-            self._notes_at_end.append(
-                f"{counted(int(resumed.sum()), 'request')} sent after the run was resumed: not checked "
-                "against the cache, for what was in flight when it stopped was sent twice and can find "
-                "itself there"
-            )
+            reasons.append("sent after a resume")
+            self._notes_at_end.append(self._note_of_resumed(int(resumed.sum()), planned))
         if talk.any():
+            reasons.append("later turns on chat")
             self._notes_at_end.append(
                 f"{counted(int(talk.sum()), 'later turn')} on chat: not checked against the cache, for which "
                 "tokens a conversation becomes there its server's template decides"
             )
-        checked = check_cache(table.select(~(resumed | talk)))
-        if checked.verdict is Verdict.NOTHING_FINISHED:
-            return replace(check, detail="all that finished was sent after the run was resumed")
-        return checked
+        if (unchecked & ~resumed & ~talk).any():
+            reasons.append("what prompts share is not known")
+        return replace(check, detail=", ".join(reasons)) if check.verdict is Verdict.UNCHECKED else check
+
+    def _note_of_resumed(self, num_requests: int, planned: Outline) -> str:
+        if self._coldness in (Coldness.PROVEN, Coldness.ASSUMED):
+            why = "the cache was emptied before it went on, and what was asked before that is gone"
+        elif has_sessions(planned.workload.sketches):
+            why = (
+                "sessions that had not ended were begun anew in a cache that was not emptied, and from their "
+                "first turns on can find themselves there"
+            )
+        else:
+            why = "what was in flight when it stopped was sent twice and can find itself there"
+        resumed = f"{counted(num_requests, 'request')} sent after the run was resumed"
+        return f"{resumed}: not checked against the cache, for {why}"
 
     def _workload_notes(self, planned: Outline) -> list[str]:
         asked = self._config.dataset.num_prompts

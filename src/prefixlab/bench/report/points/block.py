@@ -18,7 +18,7 @@ from prefixlab.bench.report.figures import milliseconds
 from prefixlab.bench.report.points.keys import may_queue, milliseconds_at
 from prefixlab.bench.report.turns import turn_lines
 from prefixlab.bench.traces.fidelity import Fidelity
-from prefixlab.bench.verdict import Verdict
+from prefixlab.bench.verdict import PAGE_SIZE_UNKNOWN, Verdict
 
 _SECTIONS = {
     "ttft": ("Time to First Token", "TTFT", "ttft_s"),
@@ -135,9 +135,9 @@ def saturated_word(result: PointResult) -> str:
 
 def shown_notes(result: PointResult) -> list[str]:
     """The result's, and what its layout needs: why an interval is missing, how hits could be checked."""
-    notes, check = list(result.notes), result.check
-    if check.verdict is Verdict.UNCHECKED and result.settings.dataset == "random":
-        notes.append(check.detail)
+    notes = list(result.notes)
+    if result.check.detail == PAGE_SIZE_UNKNOWN:
+        notes.append(result.check.note)
     if any(result.has_trend(field) for field in ("ttft_s", "tpot_s", "itl_s", "e2e_s", "e2e_from_intent_s")):
         notes.append(
             "n/a (trend): latencies drift over the whole run, so that no interval can be given for their mean"
@@ -171,7 +171,7 @@ def _cache_rows(result: PointResult) -> list[Row]:
         ("Expected cached tokens:", check.expected_cached_tokens),
         ("Measured cached tokens:", check.cached_tokens),
         ("Measured hit rate (%):", None if rate is None else 100 * rate),
-        ("Cache verdict:", check.verdict.value),
+        ("Cache verdict:", check.words),
     ]
 
 

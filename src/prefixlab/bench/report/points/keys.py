@@ -90,6 +90,7 @@ def cache_keys(check: CacheCheck) -> dict[str, Any]:
         "expected_cached_tokens": check.expected_cached_tokens,
         "cached_tokens": check.cached_tokens,
         "measured_hit_rate": check.hit_rate,
+        "checked_requests": check.num_checked,
         "verdict": check.verdict.value,
         "verdict_detail": check.detail,
     }

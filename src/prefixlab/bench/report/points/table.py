@@ -118,7 +118,7 @@ def _accounting(result: PointResult) -> str:
         f"{metrics.planned} planned = {metrics.ok} ok + {failed} "
         f"+ {metrics.cancelled} cancelled + {metrics.unsent} unsent\n"
         f"{pacing(result)}, peak in flight {metrics.peak_concurrency}{queued}{saturated}\n"
-        f"cache hit rate: {rate}, verdict: {check.verdict.value}\n"
+        f"cache hit rate: {rate}, verdict: {check.words}\n"
         f"client: {health.num_workers} process{'es' if health.num_workers != 1 else ''}, "
         f"{health.stamps} stamps"
     )
