@@ -132,7 +132,7 @@ def test_whoever_shared_a_prefix_shares_the_stretched_one() -> None:
     paths = [
         result.hash_ids[a:b].tolist() for a, b in zip(result.starts[:-1], result.starts[1:], strict=True)
     ]
-    four, two = [path for path in paths if len(path) == 13], [path for path in paths if len(path) == 9]
+    four, two = [path for path in paths if len(path) == 12], [path for path in paths if len(path) == 8]
     assert four[0][:12] == four[1][:12]
     assert two[0][:6] == four[0][:6] and two[0][6] != four[0][6]
 
@@ -190,6 +190,39 @@ def test_sessions_stay_whole_and_those_of_a_copy_have_names_of_their_own() -> No
         assert result.think_s[rows[1]] == (2.0 if name.startswith("a") else 3.0)
 
 
+def test_a_trace_that_says_nothing_of_sharing_makes_one_that_says_nothing() -> None:
+    source = made([[], [], []], [5000, 70, 9], [1, 2, 3], [0.0, 1.0, 2.0])
+    result = synthesize(source, Synthesis(num_requests=7, prompt_len_multiplier=2.0), 1)
+    assert len(result) == 7 and not result.has_ids
+    assert set(result.prompt_tokens.tolist()) == {10_000, 140, 18}
+
+
+@pytest.mark.parametrize("names_parts", [True, False])
+def test_last_partial_blocks_have_ids_where_the_sources_have(names_parts: bool) -> None:
+    paths = [[0, 1, 10 + i] if names_parts else [0, 1] for i in range(5)]
+    own = [-6 if names_parts else 10] * 5  # 42 tokens either way
+    source = made(paths, own, [1] * 5, [float(i) for i in range(5)])
+    result = synthesize(source, Synthesis(), 1)
+    assert result.prompt_tokens.tolist() == [42] * 5
+    assert np.diff(result.starts).tolist() == [3 if names_parts else 2] * 5
+    ideal = [len(set(trace.hash_ids.tolist())) for trace in (source, result)]
+    assert ideal[0] == ideal[1]
+
+
+def test_a_turn_whose_predecessor_is_left_out_waits_for_nobody() -> None:
+    source = made(
+        [[0], [0, 1], [0, 1, 2]],
+        [3, 300, 3],
+        [1, 1, 1],
+        [0.0, 5.0, 9.0],
+        session_ids=["a"] * 3,
+        turns=np.array([0, 1, 2]),
+        think_s=np.array([np.nan, 4.0, 3.0]),
+    )
+    result = synthesize(source, Synthesis(max_isl=100), 1)
+    assert result.think_s is not None and np.isnan(result.think_s).all()
+
+
 @pytest.mark.parametrize(
     ("how", "words"),
     [
@@ -240,6 +273,7 @@ def test_whatever_comes_out_is_a_trace_of_so_many_requests(
     result = synthesize(source, how, seed)
     assert len(result) == wanted
     assert (np.diff(result.offsets_s) >= 0).all() and result.offsets_s[0] == 0
-    assert np.array_equal(np.diff(result.starts), -(-result.prompt_tokens // BLOCK))
+    counts, full = np.diff(result.starts), result.prompt_tokens // BLOCK
+    assert ((counts == full) | (counts == -(-result.prompt_tokens // BLOCK)) | ~result.has_ids).all()
     assert (result.output_tokens > 0).all()
     assert (result.sketches.shared_tokens <= result.prompt_tokens).all()

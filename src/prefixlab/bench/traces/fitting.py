@@ -96,10 +96,10 @@ def choose_requests(
     if len(rows) == len(trace):
         return replace(trace, notes=(*trace.notes, *notes))
     chosen = trace.take(rows)
-    return replace(chosen, think_s=_think_s(trace, rows), notes=(*trace.notes, *notes))
+    return replace(chosen, think_s=think_s_of(trace, rows), notes=(*trace.notes, *notes))
 
 
-def _think_s(trace: Trace, rows: IntArray) -> npt.NDArray[np.float64] | None:
+def think_s_of(trace: Trace, rows: IntArray) -> npt.NDArray[np.float64] | None:
     """Of the chosen rows, where the turn before was chosen too."""
     if trace.think_s is None or trace.turns is None or trace.session_ids is None:
         return None

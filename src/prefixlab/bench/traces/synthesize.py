@@ -29,6 +29,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from prefixlab.bench.traces.fitting import think_s_of
 from prefixlab.bench.traces.trace import Trace
 from prefixlab.bench.workloads.sketch import FloatArray, IntArray
 from prefixlab.core.config import setting
@@ -188,6 +189,7 @@ class _Copy:
     offsets_s: FloatArray
     prompt_tokens: IntArray
     output_tokens: IntArray
+    think_s: FloatArray | None
     starts: IntArray
     ids: IntArray
 
@@ -215,13 +217,24 @@ class _Copy:
             kept &= inputs <= how.max_isl
         rows = np.flatnonzero(kept)
         num_shared = -(-context[rows] // size)
-        num_own = -(-own[rows] // size)
+        num_own = np.where(_names_parts(source), -(-own // size), own // size if source.has_ids else 0)[rows]
         starts = np.concatenate(([0], np.cumsum(num_shared + num_own)))
         ids = np.full(int(starts[-1]), -1, np.int64)
         request = np.repeat(np.arange(len(rows)), num_shared)
         place = np.arange(len(request)) - np.repeat(np.cumsum(num_shared) - num_shared, num_shared)
         ids[starts[request] + place] = _names(tree, rows[request], place, roots[rows[request]], how, number)
-        return cls(rows, offsets_s[rows], inputs[rows], outputs[rows], starts, ids)
+        think_s = think_s_of(source, rows)
+        return cls(rows, offsets_s[rows], inputs[rows], outputs[rows], think_s, starts, ids)
+
+
+def _names_parts(source: Trace) -> BoolArray:
+    """Whether the last, partial block of a request has an id, as its row of the source has it; where that
+    ends with a full block, as the others have it. Where nothing has ids, nothing has."""
+    counts, size = np.diff(source.starts), source.block_size
+    named = counts * size > source.prompt_tokens
+    ends_full = counts * size == source.prompt_tokens
+    found: BoolArray = source.has_ids & (named | (ends_full & bool(named.any() or ends_full.all())))
+    return found
 
 
 def _chances(tree: SharedTree, draw: np.random.Generator) -> FloatArray:
@@ -276,7 +289,8 @@ def _joined(source: Trace, copies: list[_Copy], wanted: int, how: Synthesis) -> 
             for row, number in zip(rows[order].tolist(), numbers[order].tolist(), strict=True)
         ]
         turns = None if source.turns is None else source.turns[rows[order]]
-        think_s = None if source.think_s is None else source.think_s[rows[order]] / how.speedup
+        thinks = [copy.think_s for copy in copies if copy.think_s is not None]
+        think_s = np.concatenate(thinks)[order] / how.speedup if thinks else None
     times = offsets_s[order]
     return replace(
         source,
