@@ -113,3 +113,36 @@ def test_rates_are_of_the_last_second_and_never_negative() -> None:
     assert rates.of("tokens") == " · 200/s"
     rates.add(replace(START, elapsed_s=10.0, tokens=0))
     assert rates.of("tokens") == " · 0.0/s"
+
+
+def test_a_count_that_grows_more_slowly_than_once_a_second_has_a_rate_all_the_same() -> None:
+    rates = Rates()
+    for tenth in range(151):
+        rates.add(replace(START, elapsed_s=tenth / 10, first=8 * (tenth // 40), in_flight=16))
+    assert rates.of("first") == " · 2.6/s", "8 came 3.1 s ago"
+    assert rates.of("finished") == " · 0.0/s"
+
+
+def test_a_rate_below_one_is_not_rounded_to_nothing() -> None:
+    rates = Rates()
+    rates.add(START)
+    rates.add(replace(START, elapsed_s=25.0, first=1))
+    assert rates.of("first") == " · 0.04/s"
+
+
+@pytest.mark.parametrize(
+    ("what", "finished", "shown"),
+    [
+        ("sending", 80, "all sent: "),
+        ("rate 4: sending", 80, "rate 4: all sent: "),
+        ("repeat 1 of 2", 80, "repeat 1 of 2: "),
+        ("sending", 79, "sending: "),
+    ],
+)
+def test_once_nothing_is_left_to_send_nobody_is_said_to_be_sending(
+    what: str, finished: int, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ProgressBar(100) as bar:
+        bar.describe(what)
+        bar.update(replace(LATER, finished=finished, in_flight=20, queued=0))
+    assert capsys.readouterr().err.startswith(shown)

@@ -8,6 +8,8 @@ Invariant: whatever is shown is taken away or ended with a newline before anythi
 
 from __future__ import annotations
 
+import re
+from collections import deque
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -21,6 +23,8 @@ LINE_EVERY_S = 5.0
 """Between lines where nobody watches."""
 SPAN_S = 1.0
 """Stretch over which rates are taken, so that they neither flicker nor lag."""
+LONGEST_SPAN_S = 30.0
+"""Where a count stood still for SPAN_S, its rate is taken over as much more as it takes to see it grow."""
 
 _BARS = (("sent", "sent"), ("first", "first tokens"), ("tokens", "tokens"), ("finished", "finished"))
 
@@ -81,11 +85,18 @@ class ProgressBar:
                 total = self._bars.tasks[task].total
                 shown = f"{done:,}" + ("" if total is None else f" / {total:,.0f}") + self._rates.of(name)
                 self._bars.update(task, completed=done, shown=shown)
-            words = Text(f"{self._what}  " if self._what else "", style="bold")
+            words = Text(f"{self._doing}  " if self._doing else "", style="bold")
             self._live.update(Group(self._bars, words + Text(state(progress), style="not bold")))
         elif progress.elapsed_s >= self._line_at_s:
             self._line_at_s = progress.elapsed_s + LINE_EVERY_S
-            self.say(f"{f'{self._what}: ' if self._what else ''}{line(progress, self._rates)}")
+            self.say(f"{f'{self._doing}: ' if self._doing else ''}{line(progress, self._rates)}")
+
+    @property
+    def _doing(self) -> str:
+        """What is being measured; no longer "sending" once nothing is left to send."""
+        now = self._now
+        is_over = now is not None and not now.queued and now.finished + now.in_flight >= now.planned
+        return re.sub(r"\bsending$", "all sent", self._what) if is_over else self._what
 
     def say(self, text: str) -> None:
         """A line that stays, above the bars."""
@@ -93,23 +104,29 @@ class ProgressBar:
 
 
 class Rates:
-    """How fast each count grows, over about the last SPAN_S seconds."""
+    """How fast each count grows, over about the last SPAN_S seconds, or more where it grows more slowly."""
 
     def __init__(self) -> None:
-        self._seen: list[RunProgress] = []
+        self._seen: deque[RunProgress] = deque()
 
     def add(self, progress: RunProgress) -> None:
         self._seen.append(progress)
-        while len(self._seen) > 2 and progress.elapsed_s - self._seen[1].elapsed_s >= SPAN_S:
-            del self._seen[0]
+        while len(self._seen) > 2 and progress.elapsed_s - self._seen[1].elapsed_s >= LONGEST_SPAN_S:
+            self._seen.popleft()
 
     def of(self, name: str) -> str:
         """` · 12.5/s`; nothing before there is a stretch to take it over."""
         if len(self._seen) < 2 or self._seen[-1].elapsed_s <= self._seen[0].elapsed_s:
             return ""
-        first, last = self._seen[0], self._seen[-1]
-        rate = (getattr(last, name) - getattr(first, name)) / (last.elapsed_s - first.elapsed_s)
-        return f" · {max(rate, 0.0):,.{0 if rate >= 100 else 1}f}/s"
+        last, rate = self._seen[-1], 0.0
+        for first in reversed(self._seen):
+            grown, span_s = getattr(last, name) - getattr(first, name), last.elapsed_s - first.elapsed_s
+            if span_s >= SPAN_S or first is self._seen[0]:
+                rate = max(0.0, grown / span_s)
+                if grown > 0:
+                    break
+        digits = 0 if rate >= 100 else 1 if rate >= 1 or not rate else 2
+        return f" · {rate:,.{digits}f}/s"
 
 
 def state(progress: RunProgress) -> str:
