@@ -314,7 +314,7 @@ def test_bench_serve_replays_a_trace_under_every_name_it_has(
         (["--slice-duration", "0"], "--slice-duration"),
         (["--min-isl", "9", "--max-isl", "8"], "--min-isl 9 is more than --max-isl 8"),
         (["--max-osl", "0"], "--max-osl must be at least 1"),
-        (["--agentic-max-turns", "2"], "has no sessions"),
+        (["--agentic-max-turns", "2"], "has no sessions to count turns of (--agentic-max-turns)"),
         (["--session-interval", "-1"], "--session-interval"),
         (["--dataset-name", "random"], "unknown option '--dataset-name'"),
         (["--shuffle"], "unknown option '--shuffle'"),

@@ -38,7 +38,7 @@ def configure(parser: Parser) -> None:
         "of lengths, plain or compressed.\n\nEach request goes at its recorded time (--fixed-schedule), "
         "whatever became of the others; with --no-fixed-schedule and --max-concurrency only the order is "
         "kept. Several speeds are measured one after another, each from a cold cache, and shown side by "
-        "side.\n\nAll requests of the trace are sent, or the first --num-prompts of them. Without --base-url, "
+        "side.\n\nAll requests of the trace are sent, or the first --num-prompts. Without --base-url, "
         "--host, --port or --backend an embedded engine is started and measured: it is sent the first "
         f"{EMBEDDED_NUM_PROMPTS}, unless told otherwise (--num-prompts 0: all)."
     )

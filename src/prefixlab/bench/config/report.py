@@ -63,8 +63,8 @@ class ReportConfig:
     )
     save_workload: str | None = setting(
         None,
-        "write the requests to this file, to send them again with --dataset-name saved (.gz compresses; of a "
-        "sweep one file per point, of repeats one each, named so)",
+        "write the requests to this file, to send them again with --dataset-name saved (.gz compresses; of "
+        "several points or repeats one file each, named so)",
         metavar="FILE",
     )
     progress: bool = setting(True, "show on stderr how far the run is")

@@ -163,8 +163,9 @@ class Asker:
                 **place,
             )
 
-    def save(self, outline: Outline, repeat: int, salt: int, name: str) -> None:
-        """Write the plan to a file; where there are repeats each has its own. ConfigError if it cannot be."""
+    def save(self, outline: Outline, repeat: int, salt: int, name: str) -> Path:
+        """Write the plan to a file; where there are repeats each has its own. ConfigError if it cannot be.
+        Returns which file it was."""
         path = Path(name)
         if self.config.load.repeats > 1:
             path = path_of(path, f"repeat{repeat}")
@@ -180,6 +181,7 @@ class Asker:
         timed = outline.offsets_s is not None
         plan = self.requests(outline, repeat, salt)
         write_workload(path, head, plan, timed=timed, id_prefix=self.id_prefix(repeat))
+        return path
 
     def request_ids(self, outline: Outline, repeat: int) -> list[str]:
         """Of the whole plan, without making its prompts."""

@@ -76,7 +76,8 @@ def run_sweep(
         with open_one(several[0].config) as endpoint:
             tried = False
             for point in several:
-                point = replace(point, config=within_limits(point.config, endpoint))
+                config = point.config if len(points) == 1 else _with_own_files(point)
+                point = replace(point, config=within_limits(config, endpoint))
                 if not (tried or _has_begun(folder, point)):
                     try_out(endpoint, point.config)
                     tried = True
@@ -133,7 +134,7 @@ def _measure(
     watcher: Watcher,
 ) -> tuple[PointResult, str | None]:
     """Also why the server could not be asked to the end."""
-    config = _with_own_files(point)
+    config = point.config
     notes: list[str] = []
     with ExitStack() as resources:
         kept = None if folder is None else resources.enter_context(_point_folder(folder, point, endpoint))
