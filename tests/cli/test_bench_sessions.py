@@ -6,15 +6,19 @@ import argparse
 import gzip
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from prefixlab.bench.loadgen.driver import Progress
+from prefixlab.bench.report.progress import ProgressBar
 from prefixlab.cli.bench_point import given_settings, point_config
 from prefixlab.cli.embedded import embedded_server
 from prefixlab.cli.main import main, make_parser
 from prefixlab.core.errors import ConfigError
+from tests.bench.fake_server import FakeServer
 
 SIMULATED = ["--model", "sim", "--sim-speedup", "1000"]
 BACKENDS = ["in-process", "sglang", "vllm", "openai"]
@@ -193,3 +197,21 @@ def test_sessions_arrive_at_a_rate_and_are_swept_over_concurrency() -> None:
     assert main([*sweep, *words, *SIMULATED, *QUIETLY]) == 0
     lines = [json.loads(line) for line in Path("s.jsonl").read_text().splitlines()]
     assert [line["completed_sessions"] for line in lines] == [4, 4]
+
+
+@pytest.mark.parametrize("verb", ["sessions", "serve"])
+def test_an_interrupted_run_goes_on_by_the_verb_that_was_typed(
+    verb: str, fake_server: FakeServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupts = iter([signal.SIGINT])
+
+    def interrupt(bar: ProgressBar, progress: Progress) -> None:
+        for once in interrupts:
+            signal.raise_signal(once)
+
+    fake_server.behaviour.first_event_s = 0.3
+    monkeypatch.setattr(ProgressBar, "update", interrupt)
+    words = ["--num-sessions", "8", "--num-turns", "1"] if verb == "sessions" else ["--num-prompts", "8"]
+    words += ["--max-concurrency", "1", "--base-url", fake_server.url, "--backend", "sglang"]
+    assert main(["bench", verb, *words, "--run-dir", "run"]) == 130
+    assert f"to go on: prefixlab bench {verb} --resume run\n" in capsys.readouterr().err

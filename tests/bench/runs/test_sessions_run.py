@@ -251,6 +251,32 @@ def test_a_session_that_had_not_ended_is_begun_anew_as_a_whole(run_dir: Callable
     assert result.check.verdict is Verdict.CONSISTENT, "what was sent before the stop is still checked"
 
 
+@dataclass
+class EmptyingControl(Control):
+    driver: SessionDriver
+
+    def flush(self) -> FlushAnswer:
+        self.driver.cached.clear()
+        return super().flush()
+
+
+@pytest.mark.parametrize("cold", [False, True])
+def test_sessions_begun_anew_find_an_emptied_cache_or_are_said_to_find_themselves(
+    run_dir: Callable[[], RunDir], cold: bool
+) -> None:
+    driver = SessionDriver(stop_after=6)
+    with run_dir() as folder:
+        run(driver, folder=folder)
+    target = endpoint(driver, control=EmptyingControl(driver))
+    with run_dir() as folder:
+        result = ServeRun(target, settings(), folder=folder, cold=cold).run()
+    hits = dict(zip(result.table.request_id, result.table.num_cached_tokens.tolist(), strict=True))
+    assert hits["4"] == (0 if cold else 144), "the first turn that was sent again"
+    assert any("begun anew in a cache that was not emptied" in note for note in result.notes) is not cold
+    (why,) = [note for note in result.notes if note.startswith("8 requests sent after the run was resumed")]
+    assert ("the cache was emptied before it went on" in why) is cold
+
+
 def test_so_it_is_after_a_kill_and_failed_sessions_are_not_sent_again(run_dir: Callable[[], RunDir]) -> None:
     driver = SessionDriver(die_after=9, failing=frozenset({"1"}))
     with run_dir() as folder, pytest.raises(Killed):

@@ -141,3 +141,15 @@ _SUMS = tuple(
     for item in dataclasses.fields(ClientHealth)
     if item.name not in ("stamps", "clock_drift_ppm", "nodes", "cap_is_shared", *_HISTOGRAMS)
 )
+
+
+def one_after_another(parts: list[ClientHealth]) -> ClientHealth:
+    """The health of stretches of one run: sums as over workers, but the same workers did all of them."""
+    total = ClientHealth(num_workers=0)
+    for part in parts:
+        total.merge(part)
+    stamps = {part.stamps for part in parts}
+    total.stamps = stamps.pop() if len(stamps) == 1 else "mixed" if stamps else total.stamps
+    for name in ("num_workers", "peak_in_flight", "peak_queued"):
+        setattr(total, name, max((getattr(part, name) for part in parts), default=0))
+    return total

@@ -24,7 +24,7 @@ from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.config.target import IN_PROCESS
 from prefixlab.bench.loadgen.decoding.recover import recover
 from prefixlab.bench.loadgen.driver import Drive, Progress
-from prefixlab.bench.loadgen.health import ClientHealth
+from prefixlab.bench.loadgen.health import ClientHealth, one_after_another
 from prefixlab.bench.loadgen.plan import Load, Planned
 from prefixlab.bench.metrics.point import PointResult, PointSettings, evaluate
 from prefixlab.bench.metrics.turns import num_behind_failures
@@ -38,16 +38,13 @@ from prefixlab.bench.runs.sessions import corrected, ended_ids, has_sessions, se
 from prefixlab.bench.targets.cold_start import Coldness, ColdStart
 from prefixlab.bench.targets.endpoint import Endpoint
 from prefixlab.bench.traces.fidelity import Fidelity, fidelity_of
-from prefixlab.bench.verdict import PAGE_SIZE_UNKNOWN, CacheCheck, Verdict, delivery_notes, first_failure
+from prefixlab.bench.unchecked import FINDS_ITSELF, FORGETS_OTHERWISE, Known, explained
+from prefixlab.bench.verdict import Verdict, delivery_notes, first_failure
 from prefixlab.core.clock import wall_time_label
 from prefixlab.core.errors import TargetError
 from prefixlab.core.seams import Tokenizer
 
 MAX_WARM_UP_CONCURRENCY = 16
-FORGETS_OTHERWISE = (
-    "expected is of requests one after another: with others in flight, a cache that forgets keeps other "
-    "parts of what it has seen, so some hit more and some less, which is no fault of it"
-)
 HEALTH_LOST = "client health of a killed stretch is not known: of it only the records were kept"
 
 
@@ -256,7 +253,9 @@ class ServeRun:
         over = self._interrupted or self._gone or self._is_done(repeat)
         if self._config.report.save_workload is not None and not over:
             self._watcher.describe("writing the workload")
-            self._asker.save(repeat.outline, repeat.number, self._salt, self._config.report.save_workload)
+            name = self._config.report.save_workload
+            path = self._asker.save(repeat.outline, repeat.number, self._salt, name)
+            self._notes_at_end.append(f"the workload is in {path}")
 
     def _measure(self, repeat: _Repeat) -> None:
         """What is left of a repeat; what is not sent any more is unsent."""
@@ -347,6 +346,10 @@ class ServeRun:
             notes.append("interrupted: the figures are of the requests that had finished")
         if self._gone:
             notes.append(f"not all was sent: {self._gone}")
+        stretches = RecordTable.concat(tables)
+        resumed = bool((stretches.ok & (stretches.segment > 0)).any())
+        if resumed and has_sessions(repeats[0].outline.workload.sketches) and not self._was_emptied:
+            notes.append(FINDS_ITSELF)
         notes += self._workload_notes(repeats[0].outline)
         bounded = self._asker.capacity_note(repeats[0].outline)
         notes += [
@@ -354,7 +357,9 @@ class ServeRun:
         ]
         incomplete = self._interrupted or self._gone is not None
         result = evaluate(settings, tables, health, notes=notes, interrupted=incomplete)
-        result = replace(result, check=self._explained(result.check, tables, repeats[0].outline))
+        check, why = explained(result.check, stretches, self._known(repeats[0].outline))
+        self._notes_at_end += why
+        result = replace(result, check=check)
         result = replace(result, fidelity=self._fidelity(repeats[0].outline, result))
         overlap = bounded is not None and self._config.load.max_concurrency != 1
         if overlap and result.check.verdict is Verdict.MORE:
@@ -399,45 +404,18 @@ class ServeRun:
         ids = self._asker.request_ids(repeat.outline, repeat.number)
         return corrected(repeat.table, sketches, ids, self._endpoint.expected_cached_tokens)
 
-    def _explained(self, check: CacheCheck, tables: list[RecordTable], planned: Outline) -> CacheCheck:
-        """Why requests were not checked, as notes; and in the verdict where none was."""
-        silent = check.verdict in (Verdict.NOT_REPORTED, Verdict.NOTHING_FINISHED)
-        if silent or check.num_checked == check.num_finished:
-            return check
-        if not self._asker.knows_tokens(planned):
-            return replace(check, detail="prompts are text")
-        if self._endpoint.expected_cached_tokens(0, 1) is None:
-            return replace(check, detail=PAGE_SIZE_UNKNOWN)
-        table = RecordTable.concat(tables)
-        unchecked = table.ok & (table.num_expected_cached_tokens < 0)
-        resumed = unchecked & (table.segment > 0)
-        talk = unchecked & ~resumed & (table.turn > 0) & self._asker.is_chat
-        reasons = []
-        if resumed.any():
-            reasons.append("sent after a resume")
-            self._notes_at_end.append(self._note_of_resumed(int(resumed.sum()), planned))
-        if talk.any():
-            reasons.append("later turns on chat")
-            self._notes_at_end.append(
-                f"{counted(int(talk.sum()), 'later turn')} on chat: not checked against the cache, for which "
-                "tokens a conversation becomes there its server's template decides"
-            )
-        if (unchecked & ~resumed & ~talk).any():
-            reasons.append("what prompts share is not known")
-        return replace(check, detail=", ".join(reasons)) if check.verdict is Verdict.UNCHECKED else check
+    def _known(self, planned: Outline) -> Known:
+        return Known(
+            tokens=self._asker.knows_tokens(planned),
+            pages=self._endpoint.expected_cached_tokens(0, 1) is not None,
+            is_chat=self._asker.is_chat,
+            was_emptied=self._was_emptied,
+        )
 
-    def _note_of_resumed(self, num_requests: int, planned: Outline) -> str:
-        if self._coldness in (Coldness.PROVEN, Coldness.ASSUMED):
-            why = "the cache was emptied before it went on, and what was asked before that is gone"
-        elif has_sessions(planned.workload.sketches):
-            why = (
-                "sessions that had not ended were begun anew in a cache that was not emptied, and from their "
-                "first turns on can find themselves there"
-            )
-        else:
-            why = "what was in flight when it stopped was sent twice and can find itself there"
-        resumed = f"{counted(num_requests, 'request')} sent after the run was resumed"
-        return f"{resumed}: not checked against the cache, for {why}"
+    @property
+    def _was_emptied(self) -> bool:
+        """Before the last stretch that began, perhaps by another process."""
+        return self._coldness in (Coldness.PROVEN, Coldness.ASSUMED)
 
     def _workload_notes(self, planned: Outline) -> list[str]:
         asked = self._config.dataset.num_prompts
@@ -517,15 +495,3 @@ def point_settings(
         swept=swept,
         date=wall_time_label(),
     )
-
-
-def one_after_another(parts: list[ClientHealth]) -> ClientHealth:
-    """The health of stretches of one run: sums as over workers, but the same workers did all of them."""
-    total = ClientHealth(num_workers=0)
-    for part in parts:
-        total.merge(part)
-    stamps = {part.stamps for part in parts}
-    total.stamps = stamps.pop() if len(stamps) == 1 else "mixed" if stamps else total.stamps
-    for name in ("num_workers", "peak_in_flight", "peak_queued"):
-        setattr(total, name, max((getattr(part, name) for part in parts), default=0))
-    return total
