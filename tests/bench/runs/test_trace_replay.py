@@ -181,6 +181,12 @@ def test_the_servers_own_limit_cuts_where_the_users_is_higher_or_none(
         assert any("1 of 4 requests cut to 45 tokens" in note for note in result.notes)
 
 
+def test_a_cache_smaller_than_the_longest_request_cuts_too(fake_server: FakeServer, trace: Path) -> None:
+    fake_server.behaviour.info = {"max_model_len": 1000, "max_total_num_tokens": 45}
+    result = replay(fake_server, config_of(trace))
+    assert any("1 of 4 requests cut to 45 tokens" in note for note in result.notes)
+
+
 def test_a_server_that_cannot_be_emptied_gets_other_tokens_in_the_same_shape(
     fake_server: FakeServer, trace: Path
 ) -> None:

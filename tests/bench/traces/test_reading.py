@@ -111,7 +111,7 @@ def test_a_file_of_no_known_format_is_told_which_there_are(tmp_path: Path, line:
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     for path in (tmp_path / "missing", tmp_path):
-        with pytest.raises(ConfigError, match=f"{path}.* cannot be read"):
+        with pytest.raises(ConfigError, match=rf"{path}.* cannot be read: [^\[]*$"):
             read_trace(path)
 
 
@@ -226,6 +226,56 @@ def test_a_wrong_line_is_named_with_file_and_line(
     with pytest.raises(ConfigError, match=message) as caught:
         read_trace(path, block_size=block_size_of(name))
     assert str(caught.value).startswith(f"{path}:{len(lines) + 2}: ")
+
+
+def test_a_wrong_number_of_blocks_is_named_with_its_line_where_the_size_is_inferred(tmp_path: Path) -> None:
+    lines = [mooncake(k, 700 + k, list(range(k, k + -(-(700 + k) // 512)))) for k in range(2000)]
+    assert read_trace(write(tmp_path / "good", *lines)).block_size == 512
+    lines[1000] = mooncake(1000, 1700, [1, 2, 3, 4, 5])
+    with pytest.raises(ConfigError) as caught:
+        read_trace(write(tmp_path / "bad", *lines))
+    assert str(caught.value) == (
+        f"{tmp_path / 'bad'}:1001: 1700 tokens have 5 hash ids, which fits no blocks of 512, as 1,999 of "
+        "2,000 lines do; --block-size overrules them"
+    )
+
+
+def test_where_lines_agree_on_no_size_none_of_them_is_called_wrong(tmp_path: Path) -> None:
+    sizes = [mooncake(k, 1000, list(range(-(-1000 // (16 << k % 3))))) for k in range(30)]
+    with pytest.raises(ConfigError, match=r"t: .*fit no one block size; give --block-size"):
+        read_trace(write(tmp_path / "t", *sizes))
+    with pytest.raises(
+        ConfigError, match=r"t: .*fit no one block size, but all from 501 to 16,777,216; give"
+    ):
+        read_trace(write(tmp_path / "t", *[mooncake(0, 1000, [1])] * 30))
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.sampled_from([16, 64, 512]),
+    st.lists(st.integers(1, 40_000), min_size=20, max_size=60),
+    st.integers(0, 59),
+    st.sampled_from([-2, -1, 1, 2, 100]),
+    st.booleans(),
+)
+def test_whatever_line_has_a_wrong_number_of_ids_it_is_the_one_named(
+    tmp_path_factory: pytest.TempPathFactory,
+    size: int,
+    lengths: list[int],
+    at: int,
+    too_many: int,
+    full_only: bool,
+) -> None:
+    path, at = tmp_path_factory.mktemp("ids") / "t", at % len(lengths)
+    # One by one around a full block: enough to tell the size without the wrong line.
+    lengths = [*lengths, *range(30 * size + 1, 30 * size + 3), 31 * size, 31 * size - 1]
+    counts = [length // size if full_only else -(-length // size) for length in lengths]
+    counts[at] = max(0, (lengths[at] // size if too_many < 0 else -(-lengths[at] // size)) + too_many)
+    if counts[at] in (lengths[at] // size, -(-lengths[at] // size)):
+        return  # none to take away
+    write(path, *(mooncake(0, length, list(range(n))) for length, n in zip(lengths, counts, strict=True)))
+    with pytest.raises(ConfigError, match=f"t:{at + 1}: {lengths[at]} tokens have {counts[at]} hash ids"):
+        read_trace(path)
 
 
 @pytest.mark.parametrize(

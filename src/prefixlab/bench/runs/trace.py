@@ -19,6 +19,7 @@ from prefixlab.bench.config.sessions import SessionsConfig
 from prefixlab.bench.config.trace import TraceConfig, names_in
 from prefixlab.bench.report.console import counted
 from prefixlab.bench.targets.endpoint import Endpoint
+from prefixlab.bench.targets.several import SeveralEndpoints
 from prefixlab.bench.traces.fidelity import Recorded
 from prefixlab.bench.traces.fitting import Fitting, choose_requests, fit_trace
 from prefixlab.bench.traces.formats.format import DEFAULT_SESSION_INTERVAL_S
@@ -131,11 +132,16 @@ def replays_trace(config: ServeConfig) -> bool:
 
 
 def within_limits(config: ServeConfig, endpoint: Endpoint) -> ServeConfig:
-    """A trace's requests are cut to what the server takes; other prompts too long for it are refused."""
-    limit, chosen = endpoint.facts.max_model_len, config.trace.max_len
-    if limit is None or not replays_trace(config):
+    """A trace's requests are cut to what the server takes, and its cache holds; other prompts too long for it
+    are refused."""
+    servers = endpoint.each if isinstance(endpoint, SeveralEndpoints) else (endpoint,)
+    limits = [
+        size for one in servers for size in (one.facts.max_model_len, one.facts.capacity_tokens) if size
+    ]
+    if not limits or not replays_trace(config):
         return config
-    longest = limit if chosen is None else min(chosen, limit)
+    chosen = config.trace.max_len
+    longest = min(limits) if chosen is None else min(chosen, *limits)
     return replace(config, trace=replace(config.trace, max_len=longest))
 
 

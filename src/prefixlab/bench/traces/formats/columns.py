@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from prefixlab.bench.traces.formats.format import Asked
 from prefixlab.bench.traces.formats.source import Source
@@ -19,7 +20,11 @@ from prefixlab.bench.traces.trace import Trace
 from prefixlab.bench.workloads.sketch import IntArray
 from prefixlab.core.errors import ConfigError
 
+BoolArray = npt.NDArray[np.bool_]
+
 MAX_BLOCK_BITS = 24
+NEARLY_ALL = 0.9
+"""Of the lines: where more agree on a block size, the others are taken to be wrong."""
 MAX_TOKENS = 1 << 40
 """Of one request; more is nonsense, and sums of it might not fit."""
 
@@ -91,7 +96,7 @@ class Columns:
             raise ConfigError(f"{source.at(line)}: hash ids must not be negative, not {ids[at]}")
         size = 1
         if len(ids):
-            size = asked.block_size or block_size or infer_block_size(source.path, prompt, counts)
+            size = asked.block_size or block_size or infer_block_size(source, lines, prompt, counts)
             check_block_counts(source, lines, prompt, counts, size)
         times_s = np.asarray(self.times_s, np.float64)
         has_times = not np.isnan(times_s).any()
@@ -148,22 +153,60 @@ def time_goes_back(source: Source, number: int, time_s: float, before_s: float) 
     )
 
 
-def infer_block_size(path: str, prompt_tokens: IntArray, id_counts: IntArray) -> int:
-    """The block size that explains every request's number of ids, full blocks only or a last partial one too.
+def infer_block_size(source: Source, lines: IntArray, prompt_tokens: IntArray, id_counts: IntArray) -> int:
+    """The block size that explains every request's number of ids; ConfigError where there is not one.
 
-    Of several that do, the one power of two; ConfigError where that leaves none or more than one.
+    Where nearly all lines agree on a size, the first that does not is wrong, and named.
     """
-    lowest = int((prompt_tokens // (id_counts + 1) + 1).max())
-    several = id_counts > 1
-    highest = 1 << MAX_BLOCK_BITS
-    if several.any():
-        highest = min(highest, int(((prompt_tokens[several] - 1) // (id_counts[several] - 1)).min()))
-    powers = [1 << k for k in range(MAX_BLOCK_BITS + 1) if lowest <= 1 << k <= highest]
+    if size := block_size_told(prompt_tokens, id_counts):
+        return size
+    lowest, highest = _sizes_that_fit(prompt_tokens, id_counts)
+    if lowest.max() <= highest.min():
+        raise ConfigError(
+            f"{source.path}: lengths and numbers of hash ids fit no one block size, but all from "
+            f"{lowest.max():,} to {highest.min():,}; give --block-size"
+        )
+    fits = _most_that_agree(lowest, highest)
+    if fits.sum() <= NEARLY_ALL * len(fits):
+        raise ConfigError(
+            f"{source.path}: lengths and numbers of hash ids fit no one block size; give --block-size"
+        )
+    at = int(np.flatnonzero(~fits)[0])
+    told = block_size_told(prompt_tokens[fits], id_counts[fits])
+    others = f"{told}" if told else f"{lowest[fits].max():,} to {highest[fits].min():,} tokens"
+    raise ConfigError(
+        f"{source.at(int(lines[at]))}: {prompt_tokens[at]} tokens have {id_counts[at]} hash ids, which fits "
+        f"no blocks of {others}, as {fits.sum():,} of {len(fits):,} lines do; --block-size overrules them"
+    )
+
+
+def block_size_told(prompt_tokens: IntArray, id_counts: IntArray) -> int | None:
+    """The one size, or the one power of two, that fits all requests: full blocks only, or a last partial one
+    too. None where there is none or more than one."""
+    least, most = _sizes_that_fit(prompt_tokens, id_counts)
+    lowest, highest = int(least.max()), int(most.min())
     if lowest == highest:
         return lowest
-    if len(powers) == 1:
-        return powers[0]
-    raise ConfigError(f"{path}: lengths and numbers of hash ids fit no one block size; give --block-size")
+    powers = [1 << k for k in range(MAX_BLOCK_BITS + 1) if lowest <= 1 << k <= highest]
+    return powers[0] if len(powers) == 1 else None
+
+
+def _sizes_that_fit(prompt_tokens: IntArray, id_counts: IntArray) -> tuple[IntArray, IntArray]:
+    """Of each request the smallest and the largest block size; none fits where that is smaller."""
+    highest = (prompt_tokens - 1) // np.maximum(id_counts - 1, 1)
+    bounded = np.where(id_counts > 1, np.minimum(highest, 1 << MAX_BLOCK_BITS), 1 << MAX_BLOCK_BITS)
+    return prompt_tokens // (id_counts + 1) + 1, bounded
+
+
+def _most_that_agree(lowest: IntArray, highest: IntArray) -> BoolArray:
+    """The requests that fit the size which most of them fit, of several such sizes the smallest."""
+    possible = lowest <= highest
+    begins, ends = np.sort(lowest[possible]), np.sort(highest[possible])
+    # Going up, requests are only ever added where one's sizes begin.
+    num_fits = np.searchsorted(begins, begins, side="right") - np.searchsorted(ends, begins, side="left")
+    best = begins[np.argmax(num_fits)] if len(begins) else 0
+    fits: BoolArray = (lowest <= best) & (best <= highest)
+    return fits
 
 
 def _ints(values: array[int]) -> IntArray:
