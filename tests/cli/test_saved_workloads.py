@@ -54,6 +54,7 @@ RANDOM = [
     "--random-output-len",
     "4",
 ]
+ONE_OF_A_RATIO = ["--isl", "40", "--osl", "4", "--requests", "3", "--concurrency", "1"]
 SHAREGPT = ["--dataset-name", "sharegpt", "--dataset-path", "talk.json", "--tokenizer", "byte"]
 
 
@@ -159,3 +160,30 @@ def test_what_cannot_be_is_refused_before_anything_is_sent(
     assert main(["bench", "serve", *where, *QUIET, *words]) == 2
     assert complaint in capsys.readouterr().err
     assert not fake_server.bodies
+
+
+@pytest.mark.parametrize(
+    ("words", "files"),
+    [
+        (["serve", *RANDOM], ["w.jsonl.gz"]),
+        (["serve", *RANDOM, "--repeats", "2"], ["w-repeat0.jsonl.gz", "w-repeat1.jsonl.gz"]),
+        (["sweep", *RANDOM, "--max-concurrency", "2"], ["w.jsonl.gz"]),
+        (
+            ["sweep", *RANDOM, "--max-concurrency", "1,2"],
+            ["w-000-max-concurrency=1.jsonl.gz", "w-001-max-concurrency=2.jsonl.gz"],
+        ),
+        (["trace", "t.jsonl", "--speedup", "4"], ["w.jsonl.gz"]),
+        (["sessions", "--num-sessions", "2", "--num-turns", "2", "--max-concurrency", "1"], ["w.jsonl.gz"]),
+        (["prefix-ratio", *ONE_OF_A_RATIO, "--prefix-ratios", "0.5"], ["w.jsonl.gz"]),
+    ],
+)
+def test_one_point_is_in_the_file_that_was_named_and_every_verb_says_where_it_is(
+    words: list[str], files: list[str], fake_server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = {"timestamp": 0, "input_length": 40, "output_length": 4, "hash_ids": [0, 1, 2]}
+    Path("t.jsonl").write_text(json.dumps(line) + "\n")
+    save = ["--save-workload", "w.jsonl.gz"]
+    assert main(["bench", *words, "--base-url", fake_server.url, *QUIET, *save]) == 0
+    assert sorted(path.name for path in Path().glob("w*")) == files
+    told = capsys.readouterr().out
+    assert all(f"the workload is in {file}\n" in told for file in files)
