@@ -51,6 +51,14 @@ def test_every_point_starts_cold_and_stands_in_one_table(
         assert json.loads((folder / name / "summary.json").read_text())["finished"] is True
 
 
+def test_what_a_server_was_found_to_be_is_said_once(
+    fake_server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_server.behaviour.info = {"prefixlab_version": "1"}
+    assert sweep(fake_server, "--max-concurrency", "1,2", "--num-prompts", "2", "--no-run-dir") == 0
+    assert capsys.readouterr().err.count("is a prefixlab server") == 1
+
+
 @pytest.mark.parametrize("more", [[], ["--append-result"]])
 def test_every_point_has_its_file_named_as_vllms_client_does(
     fake_server: FakeServer, more: list[str]

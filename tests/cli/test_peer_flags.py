@@ -77,7 +77,11 @@ def test_every_flag_of_vllms_and_sglangs_clients_is_honoured_or_refused_by_name(
         (["--dataset-name", "spec_bench"], "--dataset-name spec_bench comes in a later version"),
         (["--dataset-name", "shargpt"], "did you mean 'sharegpt'"),
         (["--backend", "openai-embeddings"], "--backend openai-embeddings: there is"),
-        (["--mooncake-num-rounds", "2"], "--mooncake-num-rounds: invalid choice: '2' (choose from '1')"),
+        (
+            ["--mooncake-num-rounds", "2"],
+            "--mooncake-num-rounds: 2: a trace's requests are sent once each; prefixlab bench sessions has",
+        ),
+        (["--dataset-name", "nonsense"], "there is random, shared-prefix, hit-rate, "),
         (
             ["--mooncake-workload", "toolagent"],
             "--mooncake-workload downloads a trace: prefixlab trace fetch",

@@ -82,6 +82,19 @@ def test_help_shows_each_default_once_and_survives_percent_signs(capsys: pytest.
     assert "100 % of the time" in shown
 
 
+def test_help_shows_words_as_they_are_typed_and_no_empty_default() -> None:
+    @dataclass(frozen=True)
+    class Listed:
+        ratios: tuple[str, ...] = setting(("0.1", "0.3"), "some")
+        prefix: str = setting("", "put before")
+
+    parser = argparse.ArgumentParser()
+    add_flags(parser, Listed)
+    text = parser.format_help()
+    assert "some (default: 0.1 0.3)" in text
+    assert text.count("(default") == 1
+
+
 def test_secrets_are_masked_where_a_config_is_shown() -> None:
     assert as_public_dict(Sample(api_key="hunter2"))["api_key"] == "***"
     assert as_public_dict(Sample(header=("Authorization=x",)))["header"] == "***"

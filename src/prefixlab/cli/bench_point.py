@@ -177,8 +177,11 @@ def restored_config(data: Mapping[str, Any], args: argparse.Namespace) -> ServeC
 
 
 @contextmanager
-def open_point_endpoint(config: ServeConfig) -> Iterator[Endpoint]:
+def open_point_endpoint(config: ServeConfig, *, told: bool = True) -> Iterator[Endpoint]:
     """What the settings say to measure, ready, for as long as the block.
+
+    Args:
+        told: say on stderr what a server was found to be.
 
     Raises:
         ConfigError: the server does not serve that model, or contradicts the settings otherwise.
@@ -191,7 +194,7 @@ def open_point_endpoint(config: ServeConfig) -> Iterator[Endpoint]:
     from prefixlab.core.clock import MonotonicClock
 
     if len(config.request.url) > 1:
-        with _several_endpoints(config) as endpoint:
+        with _several_endpoints(config, told=told) as endpoint:
             yield endpoint
         return
     target = config.target
@@ -219,14 +222,14 @@ def open_point_endpoint(config: ServeConfig) -> Iterator[Endpoint]:
         is_ours = endpoint.facts.backend == "prefixlab" and backend == "sglang"
         if is_ours:  # which speaks SGLang's API, and is recorded as what it is
             endpoint = dataclasses.replace(endpoint, backend="prefixlab")
-            print(f"{target.url} is a prefixlab server", file=sys.stderr)
-        elif is_found:
-            print(f"{target.url} is asked as --backend {backend}", file=sys.stderr)
+        if told and (is_ours or is_found):
+            what = "is a prefixlab server" if is_ours else f"is asked as --backend {backend}"
+            print(f"{target.url} {what}", file=sys.stderr)
         yield endpoint
 
 
 @contextmanager
-def _several_endpoints(config: ServeConfig) -> Iterator[Endpoint]:
+def _several_endpoints(config: ServeConfig, *, told: bool) -> Iterator[Endpoint]:
     from prefixlab.bench.targets.several import SeveralEndpoints
 
     with ExitStack() as resources:
@@ -237,7 +240,7 @@ def _several_endpoints(config: ServeConfig) -> Iterator[Endpoint]:
                 target=dataclasses.replace(config.target, base_url=url),
                 request=dataclasses.replace(config.request, url=()),
             )
-            each.append(resources.enter_context(open_point_endpoint(one)))
+            each.append(resources.enter_context(open_point_endpoint(one, told=told)))
         yield SeveralEndpoints.of(each)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,7 @@ def resumed(
     refuse_settings(args)
     folder = resources.enter_context(RunDir.open(Path(args.resume)))
     points = restored_points(folder.config_of(verb), args)
-    probe(points, open_point_endpoint, point_tokenizer, folder.path)
+    probe(points, partial(open_point_endpoint, told=False), point_tokenizer, folder.path)
     return folder, points
 
 
@@ -104,7 +105,7 @@ def begun(points: list[SweepPoint], verb: str, resources: contextlib.ExitStack) 
     from prefixlab.bench.runs.sweep import probe
     from prefixlab.cli.bench_point import open_point_endpoint, point_tokenizer
 
-    probe(points, open_point_endpoint, point_tokenizer, None)
+    probe(points, partial(open_point_endpoint, told=False), point_tokenizer, None)
     report = points[0].config.report
     settings = {
         "verb": verb,

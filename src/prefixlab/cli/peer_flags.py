@@ -129,10 +129,19 @@ def add_peer_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--mooncake-num-rounds",
         action=_Nothing,
-        choices=("1",),
+        type=_one_round,
+        metavar="1",
         default=argparse.SUPPRESS,
         help="changes nothing: a trace's requests are sent once each; bench sessions has rounds",
     )
+
+
+def _one_round(text: str) -> str:
+    if text != "1":
+        raise argparse.ArgumentTypeError(
+            f"{text}: a trace's requests are sent once each; prefixlab bench sessions has rounds"
+        )
+    return text
 
 
 class _Nothing(argparse.Action):

@@ -68,8 +68,11 @@ def add_flags(
         meta = field.metadata
         names = ["--" + field.name.replace("_", "-"), *meta.get("aliases", ())]
         kind = _base_type(hints[field.name])
-        silent = field.default in (None, ()) or meta.get("secret")
-        shown = "" if silent else f" (default: {field.default})"
+        silent = field.default in (None, (), "") or meta.get("secret")
+        default: Any = field.default
+        if _is_list(kind) and not silent:
+            default = " ".join(default)
+        shown = "" if silent else f" (default: {default})"
         options: dict[str, Any] = {
             "dest": field.name,
             "default": argparse.SUPPRESS,

@@ -320,6 +320,20 @@ def test_what_only_random_prompts_take_is_refused_with_a_file(option: dict[str, 
         DatasetConfig(dataset_name="custom", dataset_path="x", **option)
 
 
+@pytest.mark.parametrize("name", ["hit-rate", "generated-shared-prefix", "shared-prefix"])
+@pytest.mark.parametrize("option", ["random_input_len", "random_output_len"])
+def test_lengths_of_random_prompts_are_refused_where_only_warm_ups_would_have_them_and_there_are_none(
+    name: str, option: str
+) -> None:
+    flag = f"--{option.replace('_', '-')}"
+    dataset = DatasetConfig(dataset_name=name, **{option: 64})  # type: ignore[arg-type]
+    with pytest.raises(
+        ConfigError, match=f"^{flag} is for --dataset-name random or prefix-ratio, not {name}"
+    ):
+        ServeConfig(dataset=dataset)
+    assert ServeConfig(dataset=dataset, load=LoadConfig(num_warmups=1)).dataset == dataset
+
+
 def test_what_only_made_up_prompts_take_is_refused_with_a_file() -> None:
     with pytest.raises(ConfigError, match=r"^--prompt-form is for made-up prompts, not custom"):
         DatasetConfig(dataset_name="custom", dataset_path="x", prompt_form="text")

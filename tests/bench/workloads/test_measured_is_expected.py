@@ -32,7 +32,14 @@ CAPACITY_TOKENS = 768
 ROOMY = 16_384
 
 WORKLOADS: dict[str, dict[str, Any]] = {
-    "random": {"dataset": {"random_prefix_len": 37, "random_input_len": 40, "random_range_ratio": "0.3"}},
+    "random": {
+        "dataset": {
+            "random_prefix_len": 37,
+            "random_input_len": 40,
+            "random_range_ratio": "0.3",
+            "random_output_len": 4,
+        }
+    },
     "shared-prefix": {
         "shared_prefix": SharedPrefixConfig(
             shared_len=101, shared_pct=63, shared_groups=4, shared_popularity="zipf", shared_output_len=3
@@ -86,7 +93,7 @@ def small(page_size: int) -> Iterator[Served]:
 def measure(served: Served, name: str, page_size: int, backend: str) -> PointResult:
     """One after another, from an empty cache."""
     parts = dict(WORKLOADS[name])
-    asked = {"num_prompts": NUM_PROMPTS, "random_output_len": 4, **parts.pop("dataset", {})}
+    asked = {"num_prompts": NUM_PROMPTS, **parts.pop("dataset", {})}
     if name == "hit-rate":
         asked["num_prompts"] = 60
         parts["hit_rate"] = HitRateConfig(**{**vars(parts["hit_rate"]), "hit_rate_page_size": page_size})

@@ -51,8 +51,11 @@ OPTIONS_OF: dict[str, tuple[str, ...]] = {
     "dataset_path": (*FILE_DATASETS, *TRACE_DATASETS, "sessions"),
     "num_prompts": tuple(name for name in DATASETS if name != "sessions"),
 }
-"""Options of some data sets only. Lengths of random prompts are not among them: warm-up requests have them
-with any."""
+"""Options of some data sets only."""
+WARM_UP_OPTIONS = ("random_input_len", "random_output_len")
+"""Also of warm-up requests, with any data set."""
+LENGTH_DATASETS = ("random", "prefix-ratio")
+"""Those that take lengths from WARM_UP_OPTIONS; all others have lengths of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +134,12 @@ class DatasetConfig:
         object.__setattr__(self, "dataset_name", DATASET_ALIASES.get(self.dataset_name, self.dataset_name))
         name = self.dataset_name
         if name in LATER_DATASETS:
-            raise ConfigError(f"--dataset-name {name} comes in a later version; there is {_either(DATASETS)}")
+            known = ", ".join(DATASETS)
+            raise ConfigError(f"--dataset-name {name} comes in a later version; there is {known}")
         if name not in DATASETS:
             known = [*DATASETS, *LATER_DATASETS]
             raise ConfigError(
-                f"--dataset-name {name}: there is {_either(DATASETS)}{did_you_mean(name, known)}"
+                f"--dataset-name {name}: there is {', '.join(DATASETS)}{did_you_mean(name, known)}"
             )
         if name in (*FILE_DATASETS, *TRACE_DATASETS) and self.dataset_path is None:
             raise ConfigError(f"--dataset-name {name} reads a file: give --dataset-path")
@@ -286,7 +290,3 @@ class SamplingConfig:
         """The sampling parameters given besides temperature and logprobs, under the names of every API."""
         names = ("top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
-
-
-def _either(names: tuple[str, ...]) -> str:
-    return " and ".join(names)

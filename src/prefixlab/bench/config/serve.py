@@ -18,7 +18,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from prefixlab.bench.config.dataset import (
+    LENGTH_DATASETS,
     TRACE_DATASETS,
+    WARM_UP_OPTIONS,
     DatasetConfig,
     RandomLengthsConfig,
     SamplingConfig,
@@ -124,6 +126,14 @@ class ServeConfig:
                     others = " or ".join(part.DATASETS)
                     flag = f"--{option.name.replace('_', '-')}"
                     raise ConfigError(f"{flag} is for --dataset-name {others}, not {name}")
+        for option in dataclasses.fields(self.dataset):
+            given = option.name in WARM_UP_OPTIONS and getattr(self.dataset, option.name) != option.default
+            if given and name not in LENGTH_DATASETS and not self.load.num_warmups:
+                flag = f"--{option.name.replace('_', '-')}"
+                raise ConfigError(
+                    f"{flag} is for --dataset-name {' or '.join(LENGTH_DATASETS)}, not {name}: its requests "
+                    "have lengths of their own, and without --num-warmups there are no others"
+                )
         if name in SessionsConfig.DATASETS:
             self.sessions.check(self.trace, has_file=self.dataset.dataset_path is not None)
 

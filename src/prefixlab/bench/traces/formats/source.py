@@ -28,6 +28,11 @@ OnRead = Callable[[int, "int | None"], None]
 """Bytes read so far, as they lie on disk, and how many there are; None for a pipe."""
 
 
+def words(error: Exception) -> str:
+    """What went wrong, without number and path where the system has words for it."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 class Source:
     """Lines that hold anything, with their numbers from 1. Use as a context manager.
 
@@ -46,13 +51,13 @@ class Source:
             raw = sys.stdin.buffer if self.is_pipe else cast(BinaryIO, Path(path).open("rb"))  # noqa: SIM115 - closed in __exit__
             total = Path(path).stat().st_size if not self.is_pipe and Path(path).is_file() else None
         except (OSError, ValueError) as error:
-            raise ConfigError(f"{self.path} cannot be read: {error}") from None
+            raise ConfigError(f"{self.path} cannot be read: {words(error)}") from None
         self._raw = raw
         counted = io.BufferedReader(_Counted(raw, total, on_read), 1 << 16)
         try:
             is_packed = counted.peek(2)[:2] == GZIP_MAGIC
         except OSError as error:
-            raise ConfigError(f"{self.path} cannot be read: {error}") from None
+            raise ConfigError(f"{self.path} cannot be read: {words(error)}") from None
         self._file = cast(BinaryIO, gzip.GzipFile(fileobj=counted)) if is_packed else cast(BinaryIO, counted)
 
     def __enter__(self) -> Source:
@@ -94,7 +99,9 @@ class Source:
                 if line.strip():
                     yield self._number, line
         except (OSError, EOFError, zlib.error) as error:
-            raise ConfigError(f"{self.at(self._number + 1)}: the file cannot be read on: {error}") from None
+            raise ConfigError(
+                f"{self.at(self._number + 1)}: the file cannot be read on: {words(error)}"
+            ) from None
 
     def _check_utf8(self, line: bytes) -> None:
         try:

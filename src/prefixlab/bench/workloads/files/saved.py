@@ -245,7 +245,8 @@ class _Lines:
             what = "not a workload that --save-workload wrote" if number == 1 else "not a request"
             raise ConfigError(f"--dataset-path {self._path}, line {number}: {what}: {error}") from None
         except (OSError, EOFError, zlib.error) as error:
-            raise ConfigError(f"--dataset-path {self._path} cannot be read: {error}") from None
+            said = getattr(error, "strerror", None) or error
+            raise ConfigError(f"--dataset-path {self._path} cannot be read: {said}") from None
 
 
 class _Columns:
