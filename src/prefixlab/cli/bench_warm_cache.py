@@ -186,7 +186,7 @@ def _mismatches(points: list[PooledPoint]) -> list[str]:
     from prefixlab.bench.verdict import Verdict
 
     return [
-        f"cached tokens {verdict.value} at {_percents(same)}"
+        f"cached tokens {same[0].check.words} at {_percents(same)}"
         for verdict in Verdict
         if verdict is not Verdict.CONSISTENT
         and (same := [point for point in points if point.check.verdict is verdict])

@@ -87,7 +87,7 @@ def progress_line(run: PointRun) -> str:
         f"TTFT {number(milliseconds(run.metrics.ttft_s.median), 1)} ms, "
         f"{number(run.metrics.total_throughput)} tok/s, "
         f"cached {number(run.check.cached_tokens)} of {number(run.check.expected_cached_tokens)} expected, "
-        f"{run.check.verdict.value}, cold start {run.cold_start.coldness.value}{failed}"
+        f"{run.check.words}, cold start {run.cold_start.coldness.value}{failed}"
     )
 
 
