@@ -134,8 +134,8 @@ class DatasetConfig:
         object.__setattr__(self, "dataset_name", DATASET_ALIASES.get(self.dataset_name, self.dataset_name))
         name = self.dataset_name
         if name in LATER_DATASETS:
-            known = ", ".join(DATASETS)
-            raise ConfigError(f"--dataset-name {name} comes in a later version; there is {known}")
+            there = ", ".join(DATASETS)
+            raise ConfigError(f"--dataset-name {name} comes in a later version; there is {there}")
         if name not in DATASETS:
             known = [*DATASETS, *LATER_DATASETS]
             raise ConfigError(
