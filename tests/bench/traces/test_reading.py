@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prefixlab.bench.traces.formats.csv_lines import CHUNK_LINES
 from prefixlab.bench.traces.reading import FORMATS, read_trace
 from prefixlab.core.errors import ConfigError
 from tests.bench.traces.trace_files import (
@@ -99,6 +100,31 @@ def test_a_header_alone_holds_no_request(tmp_path: Path, header: str) -> None:
         read_trace(write(tmp_path / "t", header))
 
 
+def test_a_file_of_nothing_but_failures_says_so(tmp_path: Path) -> None:
+    path = write(tmp_path / "t", BURSTGPT, *["5,ChatGPT,40,0,40,Conversation log"] * 3)
+    with pytest.raises(ConfigError, match="holds no request: all 3 rows are requests that failed"):
+        read_trace(path)
+
+
+def test_a_csv_time_that_goes_back_far_behind_is_told_as_the_file_has_it(tmp_path: Path) -> None:
+    rows = [f"2023-11-16 18:{k // 60000:02d}:{k / 1000 % 60:06.3f},40,5" for k in range(CHUNK_LINES)]
+    path = write(tmp_path / "t", AZURE, *rows, "2023-11-16 18:00:01,33,5")
+    message = f"t:{CHUNK_LINES + 2}: time goes back, from 2023-11-16 18:01:05.535 to 2023-11-16 18:00:01; "
+    with pytest.raises(ConfigError, match=message):
+        read_trace(path)
+    assert len(read_trace(path, sort=True)) == CHUNK_LINES + 1
+
+
+def test_ids_behind_different_beginnings_are_counted_in_a_note(tmp_path: Path) -> None:
+    chained = [mooncake(0, 40, [0, 1, 2]), mooncake(1, 40, [0, 1, 3])]
+    assert read_trace(write(tmp_path / "t", *chained), block_size=16).notes == ()
+    for others, count in (([1, 0, 4], "2 of 5"), ([0, 2, 1], "2 of 4"), ([2, 2, 2], "1 of 4")):
+        trace = read_trace(write(tmp_path / "t", *chained, mooncake(2, 40, others)), block_size=16)
+        assert [note.split(":")[0] for note in trace.notes] == [
+            f"{count} hash ids stand behind different beginnings"
+        ]
+
+
 @pytest.mark.parametrize("line", ["not JSON", "[1]", "3", '{"prompt": "x"}', "a,b,c", '"text"'])
 def test_a_file_of_no_known_format_is_told_which_there_are(tmp_path: Path, line: str) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -183,10 +209,13 @@ WRONG = {
         ("2023-13-16 18:17:03,40,5", "TIMESTAMP cannot be"),
         (",40,5", "TIMESTAMP cannot be ''"),
         ("2022-11-16 18:17:03,40,5", "time goes back"),
-        ("2023-11-16 18:17:03.9799599,40,5", "time goes back, from 0 s to -1e-07 s"),
+        (
+            "2023-11-16 18:17:03.9799599,40,5",
+            "time goes back, from 2023-11-16 18:17:03.9799600 to 2023-11-16 18:17:03.9799599;",
+        ),
     ],
     "burstgpt": [
-        ("4,ChatGPT,40,5,45,API log", "time goes back, from 0 s to -1 s"),
+        ("4,ChatGPT,40,5,45,API log", "time goes back, from 5 to 4;"),
         ("nan,ChatGPT,40,5,45,API log", "Timestamp cannot be 'nan'"),
         ("inf,ChatGPT,40,5,45,API log", "Timestamp cannot be 'inf'"),
         ("6,ChatGPT,40,5,45,API log,", "7 columns"),
@@ -267,8 +296,7 @@ def test_whatever_line_has_a_wrong_number_of_ids_it_is_the_one_named(
     full_only: bool,
 ) -> None:
     path, at = tmp_path_factory.mktemp("ids") / "t", at % len(lengths)
-    # One by one around a full block: enough to tell the size without the wrong line.
-    lengths = [*lengths, *range(30 * size + 1, 30 * size + 3), 31 * size, 31 * size - 1]
+    lengths = [*lengths, *[600 * size, 600 * size + 1] * 2]  # which fit this one size alone
     counts = [length // size if full_only else -(-length // size) for length in lengths]
     counts[at] = max(0, (lengths[at] // size if too_many < 0 else -(-lengths[at] // size)) + too_many)
     if counts[at] in (lengths[at] // size, -(-lengths[at] // size)):
@@ -302,6 +330,13 @@ def test_fields_that_others_add_can_be_ignored_by_name(tmp_path: Path) -> None:
     wrong = write(tmp_path / "w", {**MOONCAKE, "mine": 1, "input_length": "x"})
     with pytest.raises(ConfigError, match=r"w:1: .*input_length"):
         read_trace(wrong, ignore_fields=("mine",))
+    turn = {"isl": 40, "osl": 5, "runs": [[1, 2]], "mine": {"isl": 3}, "think_time": 3.0}
+    turns = [{"t": 0, **turn}, {"t": 40, **turn}]
+    agentic = write(tmp_path / "s", {**AGENTIC, "requests": turns, "mine": 1})
+    trace = read_trace(agentic, ignore_fields=("mine", "think_time"))
+    assert trace.think_s is not None and trace.think_s.tolist()[1] == 3
+    with pytest.raises(ConfigError, match=r"s:1: .*unknown field `mine`.*\$.requests\[0\].*--ignore-fields"):
+        read_trace(write(tmp_path / "s", {**AGENTIC, "requests": turns}))
     azure = write(tmp_path / "a", f"{AZURE},Cost", "2023-11-16 18:17:03,40,5,1.5")
     assert len(read_trace(azure, ignore_fields=("Cost",))) == 1
 

@@ -152,6 +152,7 @@ FORMAT = Format(
     is_csv=False,
     required=("id", "block_size", "requests"),
     optional=("tool_tokens", "system_tokens"),
+    known_within=AgenticRequest.__struct_fields__,
     lays_out_sessions=True,
     read=read,
 )

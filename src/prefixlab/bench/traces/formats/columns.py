@@ -112,7 +112,7 @@ class Columns:
             turns=_ints(self.turns) if self.turns else None,
             think_s=np.asarray(self.think_s, np.float64) if self.turns else None,
             has_times=has_times,
-            notes=tuple(notes),
+            notes=(*notes, *notes_of_unchained(starts, ids)),
         )
         order = np.argsort(trace.offsets_s, kind="stable")
         is_sorted = bool((np.diff(order) > 0).all())
@@ -146,10 +146,32 @@ def check_block_counts(
         )
 
 
-def time_goes_back(source: Source, number: int, time_s: float, before_s: float) -> ConfigError:
+def notes_of_unchained(starts: IntArray, hash_ids: IntArray) -> list[str]:
+    """That ids stand behind different beginnings, which those of a prefix cache do not."""
+    if not len(hash_ids):
+        return []
+    parents = np.concatenate(([-1], hash_ids[:-1]))
+    parents[starts[:-1][np.diff(starts) > 0]] = -1
+    distinct, places = np.unique(hash_ids, return_inverse=True)
+    one_parent = np.full(len(distinct), -1)
+    one_parent[places] = parents
+    has_several = np.zeros(len(distinct), np.bool_)
+    has_several[places[one_parent[places] != parents]] = True
+    if not has_several.any():
+        return []
+    return [
+        f"{has_several.sum():,} of {len(distinct):,} hash ids stand behind different beginnings: "
+        "counted by id they are one block each, while prompts made of them share a block only where all "
+        "before it is equal"
+    ]
+
+
+def time_goes_back(source: Source, number: int, time: float | str, before: float | str) -> ConfigError:
+    """Times as the file has them, or in seconds."""
+    times = (shown if isinstance(shown, str) else f"{shown:.9g} s" for shown in (before, time))
     return ConfigError(
-        f"{source.at(number)}: time goes back, from {before_s:.9g} s to {time_s:.9g} s; lines that "
-        "are right and merely out of order are put in order by --sort"
+        f"{source.at(number)}: time goes back, from {' to '.join(times)}; lines that are right and merely "
+        "out of order are put in order by --sort"
     )
 
 
@@ -199,12 +221,13 @@ def _sizes_that_fit(prompt_tokens: IntArray, id_counts: IntArray) -> tuple[IntAr
 
 
 def _most_that_agree(lowest: IntArray, highest: IntArray) -> BoolArray:
-    """The requests that fit the size which most of them fit, of several such sizes the smallest."""
+    """The requests that fit the size which most of them fit, of several such sizes a power of two."""
     possible = lowest <= highest
     begins, ends = np.sort(lowest[possible]), np.sort(highest[possible])
     # Going up, requests are only ever added where one's sizes begin.
-    num_fits = np.searchsorted(begins, begins, side="right") - np.searchsorted(ends, begins, side="left")
-    best = begins[np.argmax(num_fits)] if len(begins) else 0
+    sizes = np.concatenate((1 << np.arange(MAX_BLOCK_BITS + 1), begins))
+    num_fits = np.searchsorted(begins, sizes, side="right") - np.searchsorted(ends, sizes, side="left")
+    best = sizes[np.argmax(num_fits)]
     fits: BoolArray = (lowest <= best) & (best <= highest)
     return fits
 

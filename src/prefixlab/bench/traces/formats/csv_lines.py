@@ -50,27 +50,29 @@ def read_csv(source: Source, form: Format, wanted: CsvColumns, asked: Asked) -> 
     if problem := form.problem_with(header, asked.ignore_fields):
         raise ConfigError(f"{source.at(number)}: {problem}")
     has_times = wanted.time in header
+    when = header.index(wanted.time) if has_times else 0
     parts: list[tuple[IntArray, IntArray, IntArray, IntArray]] = []
     num_kept = num_failed = 0
+    last: list[tuple[str, int]] = []  # the time of the line before a stretch
     for numbers, cells in _stretches(source, lines, len(header), asked):
         prompt = _parse(source, numbers, cells[header.index(wanted.prompt)], wanted.prompt, whole_numbers)
         output = _parse(source, numbers, cells[header.index(wanted.output)], wanted.output, whole_numbers)
         times_ns = np.zeros(len(numbers), np.int64)
         if has_times:
-            column = cells[header.index(wanted.time)]
-            times_ns = _parse(source, numbers, column, wanted.time, wanted.parse_times)
+            times_ns = _parse(source, numbers, cells[when], wanted.time, wanted.parse_times)
         kept = (prompt != 0) & (output != 0)
         check_lengths(source, numbers[kept], prompt[kept], output[kept])
+        if has_times and not asked.sort:
+            last = _check_times(source, numbers, cells[when], times_ns, last)
         num_failed += len(kept) - int(kept.sum())
         num_kept += int(kept.sum())
         parts.append((numbers, times_ns, prompt, output))
         if not asked.sort and asked.num_requests and num_kept >= asked.num_requests:
             break
     if not num_kept:
-        raise ConfigError(f"{source.path} holds no request")
+        failed = f": all {num_failed:,} rows are {wanted.failures_are}" if num_failed else ""
+        raise ConfigError(f"{source.path} holds no request{failed}")
     numbers, times_ns, prompt, output = (np.concatenate(column) for column in zip(*parts, strict=True))
-    if not asked.sort:
-        _check_times(source, numbers, times_ns)
     rows = np.flatnonzero((prompt != 0) & (output != 0))
     rows = rows[np.argsort(times_ns[rows], kind="stable")]
     if asked.num_requests:
@@ -89,12 +91,17 @@ def read_csv(source: Source, form: Format, wanted: CsvColumns, asked: Asked) -> 
     )
 
 
-def _check_times(source: Source, numbers: IntArray, times_ns: IntArray) -> None:
-    """That none goes back, to the nanosecond; messages count from the first line."""
-    back = np.flatnonzero(np.diff(times_ns) < 0)
+def _check_times(
+    source: Source, numbers: IntArray, cells: Sequence[str], times_ns: IntArray, last: list[tuple[str, int]]
+) -> list[tuple[str, int]]:
+    """That none goes back, to the nanosecond, from the last of the stretch before on. Returns this one's."""
+    before_ns = np.concatenate(([time_ns for _, time_ns in last] or times_ns[:1], times_ns[:-1]))
+    back = np.flatnonzero(times_ns < before_ns)
     if len(back):
-        before_s, time_s = ((times_ns[back[0] : back[0] + 2] - times_ns[0]) / NANOSECONDS).tolist()
-        raise time_goes_back(source, int(numbers[back[0] + 1]), time_s, before_s)
+        at = int(back[0])
+        before = cells[at - 1] if at else last[0][0]
+        raise time_goes_back(source, int(numbers[at]), cells[at].strip(), before.strip())
+    return [(cells[-1], int(times_ns[-1]))]
 
 
 def whole_numbers(cells: Sequence[str]) -> IntArray:

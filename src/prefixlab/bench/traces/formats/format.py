@@ -45,6 +45,7 @@ class Format:
         is_csv: columns under a header; otherwise one JSON object per line.
         required: fields every line has.
         optional: fields it may have.
+        known_within: fields of the objects within a line.
         lays_out_sessions: times count from each session's start, so --session-interval has a meaning.
         added_by: known fields of other producers, which say nothing that is needed here, and whose they are.
     """
@@ -55,6 +56,7 @@ class Format:
     required: tuple[str, ...]
     read: Callable[[Source, Asked], Trace]
     optional: tuple[str, ...] = ()
+    known_within: tuple[str, ...] = ()
     lays_out_sessions: bool = False
     added_by: Mapping[str, str] = field(default_factory=dict)
 

@@ -47,10 +47,21 @@ def _look_again(
     line = as_object(source, number, text)
     if problem := form.problem_with(line, asked.ignore_fields):
         raise ConfigError(f"{source.at(number)}: {problem}")
-    kept = {name: value for name, value in line.items() if name in form.known}
-    if len(kept) == len(line):
-        raise ConfigError(f"{source.at(number)}: not a line of {form.title}: {why}")
+    within = asked.ignore_fields.difference(form.known_within)
+    kept = {name: _without(value, within) for name, value in line.items() if name in form.known}
+    if kept == line:
+        passed_over = "; --ignore-fields NAME passes it over" if "unknown field" in why else ""
+        raise ConfigError(f"{source.at(number)}: not a line of {form.title}: {why}{passed_over}")
     try:
         return msgspec.convert(kept, kind)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{source.at(number)}: not a line of {form.title}: {error}") from None
+
+
+def _without(value: Any, names: frozenset[str]) -> Any:
+    """A JSON value less these fields of the objects in it, however deep."""
+    if isinstance(value, dict):
+        return {name: _without(inner, names) for name, inner in value.items() if name not in names}
+    if isinstance(value, list):
+        return [_without(inner, names) for inner in value]
+    return value
