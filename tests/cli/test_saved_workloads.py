@@ -76,7 +76,11 @@ def test_what_was_saved_is_sent_again_byte_for_byte(
     sent = bodies_of(fake_server, *backend, *asked, "--save-workload", "w.jsonl.gz")
     saved = [*backend, "--dataset-name", "saved", "--dataset-path", "w.jsonl.gz"]
     assert bodies_of(fake_server, *saved, "--save-workload", "again.jsonl") == sent
-    assert lines("again.jsonl")[1:] == lines("w.jsonl.gz")[1:]
+    requests = lines("w.jsonl.gz")[1:]
+    for request in requests:
+        if "token_ids" not in request:  # without the tokenizer nobody knows what is due
+            request.pop("expected_cached_tokens", None)
+    assert lines("again.jsonl")[1:] == requests
 
 
 def test_what_the_cache_should_serve_is_found_anew_for_its_page_size(

@@ -29,7 +29,8 @@ from prefixlab.bench.runs.trace import with_room
 from prefixlab.bench.targets.endpoint import Endpoint
 from prefixlab.bench.workloads.arrivals import FloatArray
 from prefixlab.bench.workloads.expected import ExpectedHits
-from prefixlab.bench.workloads.files.custom import Row, content_of
+from prefixlab.bench.workloads.files.custom import Content, Row, content_of
+from prefixlab.bench.workloads.files.known import with_sharing
 from prefixlab.bench.workloads.files.saved import FORMAT, Head, path_of, write_workload
 from prefixlab.bench.workloads.generators.random import RandomShape, sketch_random
 from prefixlab.bench.workloads.prompts import make_probe, make_prompts, make_trial
@@ -37,6 +38,7 @@ from prefixlab.bench.workloads.sketch import NOBODY, Sketches
 from prefixlab.bench.workloads.wording import IdWording, Prompt, Wording
 from prefixlab.bench.workloads.words import TextWording, WordWording
 from prefixlab.bench.workloads.workload import Workload
+from prefixlab.core.block_hash import TokenIds
 from prefixlab.core.errors import ConfigError
 from prefixlab.core.seams import Tokenizer
 from prefixlab.core.target import TargetRequest
@@ -136,8 +138,12 @@ class Asker:
     """Something is sent before the first request: the server has seen what a chat template begins with."""
 
     def outline(self, repeat: int = 0) -> Outline:
-        """Of a repeat, made to hold what the wording puts around the content of prompts."""
+        """Of a repeat, made to hold what the wording puts around the content of prompts; of a file's prompts
+        with what they share, as far as that is known."""
         planned = outline(self.config, repeat, self.tokenizer)
+        if planned.workload.sketches is None:
+            known = (self._content(row).known for row in planned.workload.rows)
+            return replace(planned, workload=with_sharing(planned.workload, known, self._head))
         if planned.workload.recorded is None:
             return planned
         return replace(planned, workload=with_room(planned.workload, self.wording))
@@ -246,7 +252,7 @@ class Asker:
         if workload.made_up is not None:
             return self._made_up(workload.made_up, salt)
         if workload.sketches is not None:
-            return self._as_saved(workload, workload.sketches)
+            return self._of_file(workload, workload.sketches)
         return map(self._row_ask, workload.rows)
 
     def _made_up(self, sketches: Sketches, salt: int) -> Iterator[_Ask]:
@@ -321,7 +327,8 @@ class Asker:
         """Whether any prompt goes as tokens that are known here; else all are text."""
         if outline.workload.made_up is not None:
             return self.wording.is_exact
-        return any(row.token_ids is not None for row in outline.workload.rows)
+        workload = outline.workload
+        return workload.rows_known or any(row.token_ids is not None for row in workload.rows)
 
     @property
     def _capacity_tokens(self) -> int | None:
@@ -329,8 +336,10 @@ class Asker:
         facts, is_one = self.endpoint.facts, len(self.config.request.url) < 2
         return facts.capacity_tokens if is_one and facts.forgets_oldest else None
 
-    def _as_saved(self, workload: Workload, sketches: Sketches) -> Iterator[_Ask]:
+    def _of_file(self, workload: Workload, sketches: Sketches) -> Iterator[_Ask]:
         expected, totals = self.expected(sketches), sketches.prompt_tokens.tolist()
+        if self.knows_head and workload.behind_head is not None:
+            expected = self.expected(workload.behind_head)[-len(sketches) :]
         continuing = is_continuing(sketches).tolist()
         columns = zip(workload.rows, expected, totals, continuing, strict=True)
         for row, found, num_tokens, continues in columns:
@@ -339,13 +348,22 @@ class Asker:
             ask = self._row_ask(row)
             if workload.counted or continues:
                 ask = replace(ask, num_prompt_tokens=num_tokens if workload.counted else 0)
-            if row.token_ids is not None:
+            if row.token_ids is not None or workload.rows_known:
                 ask = replace(ask, num_expected_cached_tokens=found)
             yield ask
 
-    def _row_ask(self, row: Row) -> _Ask:
+    def _content(self, row: Row) -> Content:
         template = self.config.dataset.chat_template
-        content = content_of(row, chat=self.is_chat, template=template, tokenizer=self.tokenizer)
+        return content_of(row, chat=self.is_chat, template=template, tokenizer=self.tokenizer)
+
+    @property
+    def _head(self) -> TokenIds:
+        """What a chat template begins a user's message with, shape (n,); nothing where it is not known."""
+        wording = self.wording
+        return wording.prompt(wording.vocabulary.ids[:2]).token_ids[: wording.num_head_tokens]
+
+    def _row_ask(self, row: Row) -> _Ask:
+        content = self._content(row)
         fields = {
             "prompt_text": content.text,
             "prompt_token_ids": content.token_ids,

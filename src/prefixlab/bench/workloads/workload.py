@@ -1,8 +1,9 @@
 """A workload: what one repeat of a point asks, before any prompt is made.
 
 Owns the seam between those who say what is asked (generators, traces, files) and those who ask it. A workload
-of made-up tokens is sketches; one from a file of prompts is rows; one that was saved is both. Nothing else is
-known of it further on, so whatever makes sketches can be served, swept, saved and checked against the cache.
+of made-up tokens is sketches; one from a file of prompts is rows, and sketches where it is known what they
+share. Nothing else is known of it further on, so whatever makes sketches can be served, swept, saved and checked
+against the cache.
 
 Invariant: a workload is a pure function of its settings, its seed and the repeat.
 """
@@ -28,6 +29,8 @@ class Workload:
         rows: prompts as a file has them; none where they are made up from the sketches.
         servers: which of several servers each request is for, shape (n,); None: there is one.
         counted: the lengths of prompts in the sketches are known.
+        rows_known: the sketches tell what every row shares; else only those that are token ids.
+        behind_head: the sketches, and before them one of what a chat template begins with, if anything.
         notes: what a reader of the report should know of it, each a sentence without a full stop.
         length_flags: the flags that decide how long its requests are, for messages.
         recorded: what it is a replay of, which the report is compared with.
@@ -42,6 +45,8 @@ class Workload:
     facts: Mapping[str, Any] = field(default_factory=dict)
     servers: IntArray | None = None
     counted: bool = True
+    rows_known: bool = False
+    behind_head: Sketches | None = None
 
     def __post_init__(self) -> None:
         assert self.sketches is not None or self.rows, "a workload is sketches or rows"

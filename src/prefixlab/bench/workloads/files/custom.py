@@ -119,12 +119,21 @@ def choose_rows(rows: Sequence[Row], config: DatasetConfig) -> list[Row]:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A row as an API takes it. `num_tokens` is 0 where nobody knows before the server says."""
+    """A row as an API takes it.
 
-    num_tokens: int
+    Attributes:
+        known: the tokens that the server makes of it, shape (n,); None where nobody knows before it says.
+    """
+
+    known: TokenIds | None
     text: str | None = None
     token_ids: TokenIds | None = None
     messages: tuple[dict[str, Any], ...] | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """0 where nobody knows."""
+        return 0 if self.known is None else len(self.known)
 
 
 def content_of(row: Row, *, chat: bool, template: bool, tokenizer: Tokenizer | None) -> Content:
@@ -140,10 +149,12 @@ def content_of(row: Row, *, chat: bool, template: bool, tokenizer: Tokenizer | N
     if row.token_ids is not None:
         if chat:
             raise ConfigError("a row holds token ids, and chat takes messages: choose another --backend")
-        return Content(len(row.token_ids), token_ids=as_token_ids(row.token_ids))
+        token_ids = as_token_ids(row.token_ids)
+        return Content(token_ids, token_ids=token_ids)
     messages = row.messages or ({"role": "user", "content": row.text},)
     if chat:
-        return Content(_count(messages, tokenizer), messages=messages)
+        rendered = "" if tokenizer is None else tokenizer.apply_chat_template(messages)
+        return Content(_tokens(rendered, tokenizer), messages=messages)
     text = row.text
     if template or text is None:
         if tokenizer is None:
@@ -154,8 +165,8 @@ def content_of(row: Row, *, chat: bool, template: bool, tokenizer: Tokenizer | N
                 "give --tokenizer for its chat template"
             )
         text = tokenizer.apply_chat_template(messages)
-    return Content(len(tokenizer.encode(text)) if tokenizer else 0, text=text)
+    return Content(_tokens(text, tokenizer), text=text)
 
 
-def _count(messages: Sequence[dict[str, Any]], tokenizer: Tokenizer | None) -> int:
-    return len(tokenizer.encode(tokenizer.apply_chat_template(messages))) if tokenizer else 0
+def _tokens(text: str, tokenizer: Tokenizer | None) -> TokenIds | None:
+    return None if tokenizer is None else as_token_ids(tokenizer.encode(text))
