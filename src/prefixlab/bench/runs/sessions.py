@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from prefixlab.bench.loadgen.job import roots_of
 from prefixlab.bench.records.record import Failure, Outcome
 from prefixlab.bench.records.run_dir import done_ids
 from prefixlab.bench.records.table import CODE, BoolArray, RecordTable
@@ -30,16 +31,6 @@ ExpectedCached = Callable[[int, int], int | None]
 def has_sessions(sketches: Sketches | None) -> bool:
     """Whether requests wait for one another."""
     return sketches is not None and sketches.after is not None
-
-
-def first_turns(after: IntArray) -> IntArray:
-    """The request that each one's session begins with, shape (n,); its own where it waits for nobody."""
-    firsts = np.where(after == NOBODY, np.arange(len(after)), after)
-    while True:
-        further = firsts[firsts]
-        if np.array_equal(further, firsts):
-            return firsts
-        firsts = further
 
 
 def num_arriving(workload: Workload) -> int:
@@ -57,7 +48,7 @@ def spread(offsets_s: FloatArray, workload: Workload) -> FloatArray:
     if sketches is None or sketches.after is None:
         return offsets_s[: len(workload)]
     begins = np.cumsum(sketches.after == NOBODY) - 1
-    of_rows: FloatArray = offsets_s[begins[first_turns(sketches.after)]]
+    of_rows: FloatArray = offsets_s[begins[roots_of(sketches.after)]]
     return of_rows
 
 
@@ -112,7 +103,7 @@ def ended_ids(table: RecordTable, request_ids: Sequence[str], sketches: Sketches
     assert sketches.after is not None
     done, failed = done_ids(table), _failed_ids(table)
     whole = np.ones(len(sketches), np.bool_)
-    firsts = first_turns(sketches.after)
+    firsts = roots_of(sketches.after)
     stuck = np.zeros(len(sketches), np.bool_)  # failed, or behind what did
     columns = zip(request_ids, sketches.after.tolist(), is_continuing(sketches).tolist(), strict=True)
     for row, (name, before, continues) in enumerate(columns):
