@@ -57,6 +57,19 @@ def test_how_an_odd_file_is_mended_is_an_option(tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize("verb", ["convert", "synthesize"])
+def test_what_cannot_be_read_again_without_a_block_size_says_which(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    source = write(tmp_path / "in", *[{**MOONCAKE, "input_length": 300, "hash_ids": [7]}] * 3)
+    out = tmp_path / "out"
+    assert main(["trace", verb, str(source), str(out), "--block-size", "512"]) == 0
+    assert "out: its lines do not tell the size of its blocks: read it with --block-size 512" in (
+        capsys.readouterr().err
+    )
+    assert main(["trace", verb, str(out), str(tmp_path / "again")]) == 2
+
+
+@pytest.mark.parametrize("verb", ["convert", "synthesize"])
 def test_a_trace_is_never_written_over_itself_whatever_links_lead_there(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

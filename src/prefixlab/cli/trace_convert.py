@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     import sys
 
     from prefixlab.bench.config.traces.reading import ReadingConfig
-    from prefixlab.bench.traces.writing import check_target, write_mooncake
+    from prefixlab.bench.traces.writing import block_size_to_give, check_target, write_mooncake
     from prefixlab.cli.trace_progress import Counter
     from prefixlab.core.config import resolve
 
@@ -52,4 +52,6 @@ def run(args: argparse.Namespace) -> int:
     for note in trace.notes:
         print(f"note: {note}", file=sys.stderr)
     print(f"{args.target}: {len(trace):,} requests{sessions}{blocks}", file=sys.stderr)
+    if hint := block_size_to_give(trace):
+        print(f"note: {args.target}: {hint}", file=sys.stderr)
     return 0

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from prefixlab.bench.config.traces.reading import ReadingConfig
     from prefixlab.bench.traces.likeness import compare
     from prefixlab.bench.traces.synthesize import Synthesis, synthesize
-    from prefixlab.bench.traces.writing import check_target, write_mooncake
+    from prefixlab.bench.traces.writing import block_size_to_give, check_target, write_mooncake
     from prefixlab.cli.bench_target import check_can_write
     from prefixlab.cli.trace_progress import Counter
     from prefixlab.core.config import resolve
@@ -60,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
         result = synthesize(source, how, args.seed, counter.update)
     with Counter("writing", "requests") as counter:
         write_mooncake(result, args.out, lambda count: counter.update(count, len(result)))
+    if hint := block_size_to_give(result):
+        print(f"note: {args.out}: {hint}", file=sys.stderr)
     likeness = compare(source, result)
     print(comparison(likeness), file=sys.stderr if args.out == "-" else sys.stdout)
     if json_file is not None:

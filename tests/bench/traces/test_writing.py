@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import stat
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from prefixlab.bench.traces.reading import read_trace
 from prefixlab.bench.traces.trace import Trace
-from prefixlab.bench.traces.writing import write_mooncake
+from prefixlab.bench.traces.writing import block_size_to_give, write_mooncake
 from prefixlab.core.errors import ConfigError
 from tests.bench.traces.trace_files import (
     AGENTIC,
@@ -69,6 +70,18 @@ def test_every_format_becomes_mooncakes_and_loses_nothing(tmp_path: Path, lines:
     trace = read_trace(write(tmp_path / "t", *lines))
     write_mooncake(trace, tmp_path / "out")
     assert_same(read_trace(tmp_path / "out", block_size=trace.block_size), trace)
+
+
+def test_where_the_lines_do_not_tell_the_block_size_somebody_says_it(tmp_path: Path) -> None:
+    telling = a_trace((40, [0, 1, 2]), (33, [0, 1, 3]))
+    assert block_size_to_give(telling) is None
+    assert block_size_to_give(a_trace((40, []))) is None
+    for silent in (a_trace((300, [7]), (300, [7]), block_size=512), a_trace((96, [0, 1]), block_size=48)):
+        write_mooncake(silent, tmp_path / "t")
+        assert f"--block-size {silent.block_size}" in (block_size_to_give(silent) or "")
+        with suppress(ConfigError):
+            assert read_trace(tmp_path / "t").block_size != silent.block_size
+        assert_same(read_trace(tmp_path / "t", block_size=silent.block_size), silent)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ turns into sketches, and by them into prompts that share exactly what was shared
 
 Invariant: requests are in the order of their times; each has one hash id per full block of its prompt, and
 one more where the format names the last, partial block too; equal ids are equal blocks behind equal
-beginnings.
+beginnings, or the notes say how many are not.
 """
 
 from __future__ import annotations

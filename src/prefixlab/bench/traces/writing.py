@@ -3,7 +3,8 @@
 Owns the lines and that a file is there whole or not at all. Whatever a Trace says is kept: times to the
 nanosecond, ids as they are, sessions as `session_id` and `delay`.
 
-Invariant: what is written here and read again is the same trace, the name and the notes apart.
+Invariant: what is written here and read again is the same trace, the name and the notes apart, with the
+--block-size that `block_size_to_give` names where the lines do not tell it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 import msgspec
+import numpy as np
 
+from prefixlab.bench.traces.formats.columns import block_size_told
 from prefixlab.bench.traces.formats.mooncake import MooncakeLine
 from prefixlab.bench.traces.formats.source import STDIN
 from prefixlab.bench.traces.trace import Trace
@@ -59,6 +62,13 @@ def write_mooncake(
             if count % PROGRESS_EVERY == 0:
                 on_written(count)
         on_written(len(trace))
+
+
+def block_size_to_give(trace: Trace) -> str | None:
+    """What to say where the block size cannot be inferred from the lines of `trace`, or another would be."""
+    if not trace.has_ids or block_size_told(trace.prompt_tokens, np.diff(trace.starts)) == trace.block_size:
+        return None
+    return f"its lines do not tell the size of its blocks: read it with --block-size {trace.block_size}"
 
 
 def _lines(trace: Trace) -> Iterator[bytes]:
