@@ -82,6 +82,16 @@ def add_point_flags(parser: Parser, *, listed: bool = False, skip: Container[str
     add_engine_flags(parser, *PARTS.values())
 
 
+def options_of_others(dataset_name: str) -> set[str]:
+    """Options of a point that would be refused with this data set."""
+    from prefixlab.bench.config.dataset import OPTIONS_OF
+    from prefixlab.bench.config.serve import WORKLOADS
+
+    others = (part for part in WORKLOADS.values() if dataset_name not in part.DATASETS)
+    skipped = {field.name for part in others for field in dataclasses.fields(part)}
+    return skipped | {name for name, datasets in OPTIONS_OF.items() if dataset_name not in datasets}
+
+
 def given_settings(args: argparse.Namespace) -> dict[str, Any]:
     """The command line, in our words.
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ TABLE_WIDTH = 160
 
 def configure(parser: Parser) -> None:
     from prefixlab.bench.config import prefix_ratio as defaults
-    from prefixlab.cli.bench_point import add_point_flags
+    from prefixlab.cli.bench_point import add_point_flags, options_of_others
     from prefixlab.core.config import add_flags
 
     parser.description = (
@@ -74,19 +73,9 @@ def configure(parser: Parser) -> None:
         default=argparse.SUPPRESS,
         help="print the ratios and their cost, and stop",
     )
-    add_point_flags(parser, skip=_of_other_datasets())
-
-
-def _of_other_datasets() -> set[str]:
-    """Options that would be refused, and those this verb decides itself."""
-    from prefixlab.bench.config.dataset import OPTIONS_OF
-    from prefixlab.bench.config.prefix_ratio import PrefixRatioConfig
-    from prefixlab.bench.config.serve import WORKLOADS
-
-    others = (part for part in WORKLOADS.values() if part is not PrefixRatioConfig)
-    skipped = {field.name for part in others for field in dataclasses.fields(part)}
-    skipped |= {name for name, datasets in OPTIONS_OF.items() if "prefix-ratio" not in datasets}
-    return skipped | {"dataset_name", "prefix_ratio", "fixed_schedule"}
+    add_point_flags(
+        parser, skip=options_of_others("prefix-ratio") | {"dataset_name", "prefix_ratio", "fixed_schedule"}
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,7 +9,6 @@ Invariant: what the verb does `bench serve` does with the same options, so eithe
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ REFUSED = {
 
 
 def configure(parser: Parser) -> None:
-    from prefixlab.cli.bench_point import add_point_flags
+    from prefixlab.cli.bench_point import add_point_flags, options_of_others
     from prefixlab.cli.bench_serve import add_run_flags
 
     parser.description = (
@@ -44,7 +43,7 @@ def configure(parser: Parser) -> None:
         "the conversations of a file of ShareGPT's or OpenAI's form, held again.\n\nWithout --base-url, "
         "--host, --port or --backend an embedded engine is started and measured."
     )
-    add_point_flags(parser, skip=_of_other_datasets())
+    add_point_flags(parser, skip=options_of_others(DATASET) | {"dataset_name", "fixed_schedule"})
     parser.add_argument(
         "--max-active-conversations",
         "--max-parallel",
@@ -57,17 +56,6 @@ def configure(parser: Parser) -> None:
     add_run_flags(parser)
     of_points = parser.why_refused
     parser.why_refused = lambda option: REFUSED.get(option) or of_points(option)
-
-
-def _of_other_datasets() -> set[str]:
-    """Options that would be refused, and the name of the data set, which this verb decides."""
-    from prefixlab.bench.config.dataset import OPTIONS_OF
-    from prefixlab.bench.config.serve import WORKLOADS
-
-    others = (part for part in WORKLOADS.values() if DATASET not in part.DATASETS)
-    skipped = {field.name for part in others for field in dataclasses.fields(part)}
-    skipped |= {name for name, datasets in OPTIONS_OF.items() if DATASET not in datasets}
-    return skipped | {"dataset_name", "fixed_schedule"}
 
 
 def run(args: argparse.Namespace) -> int:

@@ -30,7 +30,7 @@ OWN = ("file", "preset", "strict", "dry_run")
 def configure(parser: Parser) -> None:
     from prefixlab.bench.config.sweep import SweepConfig
     from prefixlab.bench.config.trace import PRESETS
-    from prefixlab.cli.bench_point import add_point_flags
+    from prefixlab.cli.bench_point import add_point_flags, options_of_others
     from prefixlab.core.config import add_flags
 
     parser.description = (
@@ -89,7 +89,9 @@ def configure(parser: Parser) -> None:
         help="print what would be sent, and stop",
     )
     add_flags(parser, SweepConfig, "several servers")
-    add_point_flags(parser, listed=True, skip=_of_other_datasets())
+    add_point_flags(
+        parser, listed=True, skip=options_of_others("trace") | {"dataset_name", "dataset_path", *SPEEDS}
+    )
 
 
 def _speeds(text: str) -> tuple[float, ...]:
@@ -97,18 +99,6 @@ def _speeds(text: str) -> tuple[float, ...]:
         return tuple(float(word) for word in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number, nor several with commas") from None
-
-
-def _of_other_datasets() -> set[str]:
-    """Options that would be refused, and those this verb decides itself."""
-    from prefixlab.bench.config.dataset import OPTIONS_OF
-    from prefixlab.bench.config.serve import WORKLOADS
-    from prefixlab.bench.config.trace import TraceConfig
-
-    others = (part for part in WORKLOADS.values() if part is not TraceConfig)
-    skipped = {field.name for part in others for field in dataclasses.fields(part)}
-    skipped |= {name for name, datasets in OPTIONS_OF.items() if "trace" not in datasets}
-    return skipped | {"dataset_name", "dataset_path", *SPEEDS}
 
 
 def run(args: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ from prefixlab.bench.loadgen.job import roots_of
 from prefixlab.bench.records.record import Failure, Outcome
 from prefixlab.bench.records.run_dir import done_ids
 from prefixlab.bench.records.table import CODE, BoolArray, RecordTable
-from prefixlab.bench.workloads.sketch import NOBODY, FloatArray, IntArray, Sketches
+from prefixlab.bench.workloads.sketch import NOBODY, FloatArray, Sketches
 from prefixlab.bench.workloads.workload import Workload
 
 ExpectedCached = Callable[[int, int], int | None]

@@ -2,8 +2,8 @@
 
 Owns the seam between those who say what is asked (generators, traces, files) and those who ask it. A workload
 of made-up tokens is sketches; one from a file of prompts is rows, and sketches where it is known what they
-share. Nothing else is known of it further on, so whatever makes sketches can be served, swept, saved and checked
-against the cache.
+share. Nothing else is known of it further on, so whatever makes sketches can be served, swept, saved and
+checked against the cache.
 
 Invariant: a workload is a pure function of its settings, its seed and the repeat.
 """
