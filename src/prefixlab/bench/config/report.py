@@ -74,19 +74,10 @@ class ReportConfig:
         self.percentiles()
         self.metadata_pairs()
         self.objectives()
-        if self.output_file is not None and not Path(self.output_file).absolute().parent.is_dir():
-            raise ConfigError(f"--output-file {self.output_file}: its folder is not there")
-        for flag, path in (("--output-file", self.output_file), ("--save-workload", self.save_workload)):
-            if path is not None and Path(path).is_dir():
-                raise ConfigError(f"{flag} {path}: that is a folder, not a file")
-        if self.save_workload is not None and not Path(self.save_workload).absolute().parent.is_dir():
-            raise ConfigError(f"--save-workload {self.save_workload}: its folder is not there")
-        if self.result_filename is not None and self.writes_file:
-            folder = (Path(self.result_dir or ".") / self.result_filename).absolute().parent
-            if (Path(self.result_dir or ".") / self.result_filename).is_dir():
-                raise ConfigError(f"--result-filename {self.result_filename}: that is a folder, not a file")
-            if not folder.is_dir() and folder != Path(self.result_dir or ".").absolute():
-                raise ConfigError(f"--result-filename {self.result_filename}: its folder is not there")
+        _check_file("--output-file", self.output_file)
+        _check_file("--save-workload", self.save_workload)
+        if self.writes_file:
+            _check_file("--result-filename", self.result_filename, self.result_dir)
         if (self.save_detailed or self.append_result) and not self.writes_result:
             raise ConfigError(
                 "--save-detailed and --append-result shape the file of --save-result: give that"
@@ -136,3 +127,16 @@ class ReportConfig:
 
     def objectives(self) -> Objectives | None:
         return Objectives.parse(self.goodput) if self.goodput else None
+
+
+def _check_file(flag: str, name: str | None, made: str | None = ".") -> None:
+    """Of a file to be written, if there is one. `made`: a folder that is made if it is not there (the one we
+    are in always is)."""
+    if name is None:
+        return
+    file, folder = Path(made or ".") / name, Path(made or ".")
+    if file.is_dir():
+        raise ConfigError(f"{flag} {name}: that is a folder, not a file")
+    parent = file.absolute().parent
+    if not parent.is_dir() and parent != folder.absolute():
+        raise ConfigError(f"{flag} {name}: its folder is not there")

@@ -135,13 +135,10 @@ def main(folder: Path, worker: int) -> int:
             signal.set_wakeup_fd(ringer)
             follower.start()
             _say("ready")
-            while follower.is_alive() and not follower.leave_off.is_set():
-                # Nothing is ever written to standard input, so it was closed: the parent has gone.
-                if sys.stdin in select.select([sys.stdin, bell], [], [])[0]:
-                    return _ORPHANED
-                os.read(bell, 64)
-                if not follower.leave_off.is_set():
-                    follower.join()  # it rings as the last thing it does
+            # SIGTERM rings, and the follower as the last thing it does. Nothing is ever written to standard
+            # input, so it was closed: the parent has gone.
+            if sys.stdin in select.select([sys.stdin, bell], [], [])[0]:
+                return _ORPHANED
             follower.join()
             if follower.error is not None:
                 raise follower.error
