@@ -192,7 +192,7 @@ class RunDir:
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """None where the file is not there, or is no JSON object."""
-        return _object_in(self.path / name)
+        return object_in(self.path / name)
 
 
 def part_of(folder: Path, number: int) -> Path:
@@ -204,7 +204,7 @@ def part_of(folder: Path, number: int) -> Path:
 
 def is_finished(path: Path) -> bool:
     """Whether the run in this folder came to its end. False where there is none."""
-    return bool((_object_in(path / SUMMARY) or {}).get("finished"))
+    return bool((object_in(path / SUMMARY) or {}).get("finished"))
 
 
 def settled(tables: Sequence[RecordTable]) -> RecordTable:
@@ -245,7 +245,7 @@ def free_name(path: Path) -> Path:
     return next((name for name in names if not name.exists()), path)
 
 
-def _object_in(path: Path) -> dict[str, Any] | None:
+def object_in(path: Path) -> dict[str, Any] | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except (OSError, msgspec.DecodeError):

@@ -1,0 +1,1 @@
+"""Is B different from A: two sides, their differences with intervals, and one verdict."""

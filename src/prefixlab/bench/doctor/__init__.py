@@ -1,0 +1,1 @@
+"""Can this number be trusted: one page per run, with a grade."""

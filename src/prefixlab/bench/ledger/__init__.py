@@ -1,0 +1,1 @@
+"""Did the cache do it: what was expected, what answers said, what the server counted, reconciled."""

@@ -1,0 +1,1 @@
+"""Runs that are over, read back from their folders."""

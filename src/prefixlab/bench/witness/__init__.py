@@ -1,0 +1,1 @@
+"""What is seen of the server beside the requests while a run is under way."""
