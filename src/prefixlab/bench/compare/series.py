@@ -128,11 +128,8 @@ class Percentile:
         share = self.percent / 100
         step = min(share, 1 - share) / 2
         slope = (self._at(share + step) - self._at(share - step)) / (2 * step)
-        moved = (share - (self.values <= self._at(share))) * slope / max(self._at(share), 1e-12)
-        if self.sizes is None:
-            return moved
-        of_each = np.bincount(self._unit_of, moved, minlength=len(self.sizes))
-        return of_each * (len(self.sizes) / len(self.values))
+        moved = self._moved * (slope / max(self._at(share), 1e-12))
+        return moved * (len(moved) / len(self.values))
 
     @property
     def why_not(self) -> str | None:
@@ -152,13 +149,14 @@ class Percentile:
         up_to = np.cumsum(counts.reshape(len(edges) - 1, len(grid)), axis=1).astype(np.float64)
         found = taken @ up_to
         wanted = found[:, -1] * (self.percent / 100)
-        right = np.clip((found < wanted[:, None]).sum(axis=1), 1, len(grid) - 1) if len(grid) > 1 else None
-        if right is None:
+        if len(grid) == 1:
             return np.full(len(taken), self.scale * float(grid[0]))
+        right = np.clip((found < wanted[:, None]).sum(axis=1), 1, len(grid) - 1)
         rows = np.arange(len(taken))
         below, above = found[rows, right - 1], found[rows, right]
         part = np.clip((wanted - below) / np.maximum(above - below, 1e-12), 0.0, 1.0)
-        return self.scale * (grid[right - 1] + part * (grid[right] - grid[right - 1]))
+        figures: FloatArray = self.scale * (grid[right - 1] + part * (grid[right] - grid[right - 1]))
+        return figures
 
     def _grid(self) -> FloatArray:
         """Values of the sample, closest to each other around the percentile; first and last included."""
@@ -170,11 +168,18 @@ class Percentile:
     def _clumps(self) -> float:
         """How many times fewer values of no kinship would tell as much of the share below the percentile."""
         share = self.percent / 100
-        moved = share - (self.values <= self._at(share))
-        if self.sizes is not None:
-            moved = np.bincount(self._unit_of, moved, minlength=len(self.sizes))
-        alike = float(moved @ moved) / (len(self.values) * share * (1 - share))
-        return max(1.0, alike) * correlation_time(moved)
+        alike = float(self._moved @ self._moved) / (len(self.values) * share * (1 - share))
+        return max(1.0, alike) * correlation_time(self._moved)
+
+    @cached_property
+    def _moved(self) -> FloatArray:
+        """Shape (units,): how each moves the share below the percentile."""
+        share = self.percent / 100
+        moved: FloatArray = share - (self.values <= self._at(share)).astype(np.float64)
+        if self.sizes is None:
+            return moved
+        of_each: FloatArray = np.bincount(self._unit_of, moved, minlength=len(self.sizes)).astype(np.float64)
+        return of_each
 
     def _at(self, share: float) -> float:
         """Between the two nearest, as everywhere."""
