@@ -26,6 +26,7 @@ OTHER_VALUES: dict[str, Any] = {
     "sim_speedup": 2.0,
     "sim_vocab_size": 5000,
     "sim_eos_rate": 0.5,
+    "sim_fault": ("null-cached",),
 }
 
 

@@ -62,7 +62,8 @@ def flag_words(name: str, value: Any) -> list[str]:
     option = name.replace("_", "-")
     if isinstance(value, bool):
         return [f"--{option}" if value else f"--no-{option}"]
-    return [f"--{option}", str(value)]
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return [f"--{option}", *map(str, values)]
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from prefixlab.simulator.config import SIM, SimConfig
 
 if TYPE_CHECKING:
     from prefixlab.core.clock import MonotonicClock
-    from prefixlab.server.launch import Engine
+    from prefixlab.server.launch import Edge, Engine
 
 ENGINE_CONFIGS: tuple[type, ...] = (EngineConfig, CacheConfig, SchedulerConfig, SimConfig)
 """What describes an engine, wherever it runs: in a server, embedded, or in this process."""
@@ -65,6 +65,19 @@ class EngineChoice:
             num_pages=self.cache.num_pages,
             max_running_requests=self.scheduler.max_running_requests,
             clock=clock,
+        )
+
+    def edge(self, api_key: str | None) -> Edge | None:
+        """What goes wrong on purpose between the network and the API; None if nothing does."""
+        if not self.sim.sim_fault:
+            return None
+        from prefixlab.simulator.faults.edge import FaultyEdge
+
+        return FaultyEdge(
+            self.sim.sim_fault,
+            vocab_size=self.sim.sim_vocab_size,
+            seed=self.engine.seed,
+            api_key=api_key,
         )
 
     def settings(self) -> dict[str, Any]:

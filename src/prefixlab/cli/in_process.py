@@ -32,11 +32,14 @@ def in_process_target(args: argparse.Namespace, *bench_configs: type) -> Iterato
     """
     from prefixlab.cli.engines import choose_engine
     from prefixlab.core.clock import MonotonicClock
+    from prefixlab.core.errors import ConfigError
     from prefixlab.server.in_process import engine_target
 
     taken = {field.name for config in bench_configs for field in dataclasses.fields(config)}
     given = {name: value for name, value in vars(args).items() if name in SHARED or name not in taken}
     choice, clock = choose_engine(given), MonotonicClock()
+    if choice.sim.sim_fault:
+        raise ConfigError("--sim-fault is at the edge of the HTTP API, which --backend in-process goes round")
     settings = choice.settings()
     with engine_target(choice.load(clock), choice.cache, choice.scheduler, clock, settings) as target:
         yield target

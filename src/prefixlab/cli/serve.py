@@ -32,4 +32,5 @@ def run(args: argparse.Namespace) -> int:
     given = vars(args)
     server = resolve(ServerConfig, given)
     choice = choose_engine(given)
-    return serve(choice.load, choice.cache, choice.scheduler, server, choice.settings())
+    edge = choice.edge(server.api_key)
+    return serve(choice.load, choice.cache, choice.scheduler, server, choice.settings(), edge=edge)

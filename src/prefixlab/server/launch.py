@@ -17,11 +17,13 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from prefixlab.cache.config import CacheConfig
 from prefixlab.cache.manager import CacheManager
@@ -73,6 +75,23 @@ class Engine(Protocol):
         ...
 
 
+class Edge(Protocol):
+    """What stands between the network and the app, on purpose; see `simulator/faults/edge.py`.
+
+    Attributes:
+        accept_every_s: connections are taken so far apart; None: as they come.
+    """
+
+    @property
+    def accept_every_s(self) -> float | None: ...
+
+    def wrap(self, app: ASGIApp) -> ASGIApp: ...
+
+    def describe(self) -> str:
+        """One line for a log."""
+        ...
+
+
 LoadEngine = Callable[[MonotonicClock], Engine]
 """Makes the engine, on the clock it shall run on."""
 
@@ -83,6 +102,8 @@ def serve(
     scheduler_config: SchedulerConfig,
     server_config: ServerConfig,
     settings: Mapping[str, Any],
+    *,
+    edge: Edge | None = None,
 ) -> int:
     """Serve until told to stop; returns the exit code.
 
@@ -99,6 +120,8 @@ def serve(
     clock = MonotonicClock()
     engine = load_engine(clock)
     log.info("%s", engine.describe())
+    if edge is not None:
+        log.warning("%s", edge.describe())
     worker = make_worker(
         engine,
         cache_config=cache_config,
@@ -108,7 +131,7 @@ def serve(
         publisher=publisher,
         settings={**settings, **as_public_dict(server_config)},
     )
-    _Server(worker, listener).run(sockets=[listener])
+    _Server(worker, listener, edge).run(sockets=[listener])
     if publisher is not None:
         publisher.close()
     if worker.loop.is_running:
@@ -166,10 +189,11 @@ class _Server(uvicorn.Server):
     """uvicorn, but a signal drains first: while what runs finishes, new requests are told 503 and health says
     so, instead of meeting a closed port."""
 
-    def __init__(self, worker: Worker, listener: socket.socket) -> None:
+    def __init__(self, worker: Worker, listener: socket.socket, edge: Edge | None) -> None:
+        app: ASGIApp = build_app(worker)
         super().__init__(
             uvicorn.Config(
-                build_app(worker),
+                app if edge is None else edge.wrap(app),
                 lifespan="on",
                 log_config=None,
                 access_log=False,
@@ -179,13 +203,39 @@ class _Server(uvicorn.Server):
         )
         self._worker = worker
         self._listener = listener
+        self._accept_every_s = None if edge is None else edge.accept_every_s
+        self._accepting: asyncio.Task[None] | None = None
         self._drain_wanted = False
         self._drain: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await super().startup(sockets if self._accept_every_s is None else [])
+        if self._accept_every_s is not None:
+            self._accepting = asyncio.create_task(self._accept_slowly(self._accept_every_s))
         if not self.should_exit:
             _announce(self._worker, self._listener)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._accepting is not None:
+            self._accepting.cancel()
+        await super().shutdown(sockets)
+
+    async def _accept_slowly(self, every_s: float) -> None:
+        """With next to no backlog the kernel keeps connections waiting that are not taken."""
+        loop = asyncio.get_running_loop()
+        protocol_class: Any = self.config.http_protocol_class
+        self._listener.setblocking(False)
+        self._listener.listen(0)
+        while True:
+            connection, _ = await loop.sock_accept(self._listener)
+            protocol = partial(
+                protocol_class,
+                config=self.config,
+                server_state=self.server_state,
+                app_state=self.lifespan.state,
+            )
+            await loop.connect_accepted_socket(protocol, connection)
+            await asyncio.sleep(every_s)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # In a signal handler: only flags. `on_tick` runs ten times a second.

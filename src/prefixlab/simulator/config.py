@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from prefixlab.core.config import setting
 from prefixlab.core.errors import ConfigError
 from prefixlab.core.text.byte_tokenizer import FIRST_WORD_ID
+from prefixlab.simulator.faults.spec import fault_help, parse_faults
 
 SIM = "sim"
 """What `--model` calls the simulated model."""
@@ -48,8 +49,15 @@ class SimConfig:
     sim_eos_rate: float = setting(
         0.0, "chance of each token to end a request that does not ignore the end of sequence"
     )
+    sim_fault: tuple[str, ...] = setting(
+        (),
+        "wrong on purpose, at the edge of the API (repeatable), to see whether a load generator, ours or "
+        f"another, finds out; /server_info and /metrics name what was given: {fault_help()}",
+        metavar="FAULT",
+    )
 
     def __post_init__(self) -> None:
+        parse_faults(self.sim_fault)
         for name in (
             "sim_step_ms",
             "sim_prefill_attention_ns",
