@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from prefixlab.bench.client_notes import client_notes
+from prefixlab.bench.doctor.client_notes import client_notes
 from prefixlab.bench.loadgen.health import ClientHealth
 from prefixlab.bench.metrics import intervals, latencies, windows
 from prefixlab.bench.metrics.distribution import Distribution, FloatArray, percentile_name

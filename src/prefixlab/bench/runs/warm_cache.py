@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from prefixlab.bench.calibrate.store import calibration_notes
-from prefixlab.bench.client_notes import client_notes
 from prefixlab.bench.config.warm_cache import WarmCacheOptions
+from prefixlab.bench.doctor.client_notes import client_notes
 from prefixlab.bench.loadgen.driver import Drive, Progress
 from prefixlab.bench.loadgen.health import ClientHealth
 from prefixlab.bench.loadgen.plan import Load, Planned

@@ -46,7 +46,7 @@ def client_notes(health: ClientHealth, *, open_loop: bool) -> list[str]:
             f"more than 1% of requests left over {MAX_SEND_LAG_S * 1e3:g} ms late through the client's own "
             "fault: it is overloaded"
         )
-    if not open_loop and health.send_lag_s.total > MAX_IDLE_SHARE * _slot_time_s(health):
+    if not open_loop and health.send_lag_s.total > MAX_IDLE_SHARE * slot_time_s(health):
         notes.append(
             f"for more than {MAX_IDLE_SHARE:.0%} of the time fewer requests were in flight than asked for, "
             "through the client's own fault: it is overloaded"
@@ -74,7 +74,7 @@ def _merged_notes(health: ClientHealth) -> list[str]:
     return [f"{share}: the client was in time, so the server or the network sent them together"]
 
 
-def _slot_time_s(health: ClientHealth) -> float:
+def slot_time_s(health: ClientHealth) -> float:
     """How long slots were there, all together, as far as they were ever used."""
     return health.peak_in_flight * health.wall_s / max(1, health.num_workers)
 

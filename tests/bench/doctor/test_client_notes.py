@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from prefixlab.bench.client_notes import client_notes
+from prefixlab.bench.doctor.client_notes import client_notes
 from prefixlab.bench.loadgen.health import ClientHealth, NodeClock
 
 
