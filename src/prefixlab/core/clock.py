@@ -67,6 +67,11 @@ def wall_time_s() -> float:
     return time.time()
 
 
+def thread_cpu_s() -> float:
+    """What the calling thread has taken of a processor so far."""
+    return time.thread_time()
+
+
 def wall_time_label() -> str:
     """Local time as `YYYYmmdd-HHMMSS`, for names of run directories."""
     return time.strftime("%Y%m%d-%H%M%S")

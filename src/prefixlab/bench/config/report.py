@@ -7,6 +7,7 @@ Invariant: whatever is asked to be written is checked to be writable before anyt
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ ALWAYS_TOLD = ("client_queue_time", "e2el_including_client_queue")
 """vLLM's names of what is told in any open loop: send lag, and E2E from the schedule."""
 STYLES = ("vllm", "table", "json")
 RUNS = Path("runs")
+MIN_SCRAPE_INTERVAL_S = 0.05
 NO_FOLDER = ""
 """`run_dir` when nothing is to be kept."""
 
@@ -67,6 +69,9 @@ class ReportConfig:
         "several points or repeats one file each, named so)",
         metavar="FILE",
     )
+    scrape_interval: float = setting(
+        1.0, "keep the server's own metrics, fetched so often during a run; 0: do not", metavar="SECONDS"
+    )
     progress: bool = setting(True, "show on stderr how far the run is")
 
     def __post_init__(self) -> None:
@@ -74,6 +79,11 @@ class ReportConfig:
         self.percentiles()
         self.metadata_pairs()
         self.objectives()
+        if not (self.scrape_interval == 0 or MIN_SCRAPE_INTERVAL_S <= self.scrape_interval < math.inf):
+            raise ConfigError(
+                f"--scrape-interval is 0 (off) or at least {MIN_SCRAPE_INTERVAL_S:g} seconds, not "
+                f"{self.scrape_interval:g}"
+            )
         _check_file("--output-file", self.output_file)
         _check_file("--save-workload", self.save_workload)
         if self.writes_file:

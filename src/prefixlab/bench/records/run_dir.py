@@ -4,7 +4,9 @@
     environment.json       machine, versions, commit, what the server says of itself
     segments/0000/         one stretch of the run: the driver's folder, records-*.jsonl as requests end
     segments/0000.json     what that stretch was: its repeat, its salt, and at its end the client's health
+    segments/0000/metrics.parquet    the server's own metrics during it, on its time axis (witness/samples.py)
     metrics-before.txt     the server's own metrics, where it offers them
+    metrics.parquet        those of all stretches, written at the end
     requests.jsonl .csv .parquet, summary.json, health.json, report.txt      written at the end
     lock                   held while somebody writes here
 

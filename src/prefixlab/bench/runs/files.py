@@ -38,6 +38,7 @@ from prefixlab.bench.report.points.side_by_side import notes_of_points, points_t
 from prefixlab.bench.report.points.styles import show_point
 from prefixlab.bench.report.turns import turns_csv
 from prefixlab.bench.targets.endpoint import Endpoint
+from prefixlab.bench.witness.samples import join_metrics
 from prefixlab.core.clock import wall_time_label
 from prefixlab.core.config import MASK
 from prefixlab.core.errors import ConfigError, TargetError
@@ -145,6 +146,7 @@ def finish(
         write_lines(lines, result.table)
     write_parquet(folder.path / "requests.parquet", result.table)
     write_csv(folder.path / "requests.csv", result.table)
+    join_metrics(folder.path)
     if has_turns(result.table):
         folder.write_text("turns.csv", turns_csv(result.table))
     folder.write_bytes("health.json", msgspec.json.format(result.health.to_json().encode()) + b"\n")
