@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from prefixlab.bench.ledger.check import Verdict
 from prefixlab.bench.metrics.summary import as_result_keys, summarise
 from prefixlab.bench.records.record import Outcome, Record
 from prefixlab.bench.targets.cold_start import Coldness
-from prefixlab.bench.verdict import Verdict
 from prefixlab.cli import docs
 from prefixlab.cli.main import Parser, make_parser
 

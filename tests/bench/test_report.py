@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from prefixlab.bench.ledger.check import check_cache
 from prefixlab.bench.metrics.summary import summarise
 from prefixlab.bench.records.record import Outcome, Record
 from prefixlab.bench.report.console import NOT_MEASURED, WIDTH, result_block
@@ -21,7 +22,6 @@ from prefixlab.bench.report.sweep import (
 )
 from prefixlab.bench.runs.warm_cache import PointRun
 from prefixlab.bench.targets.cold_start import Coldness, ColdStart
-from prefixlab.bench.verdict import check_cache
 from prefixlab.bench.workloads.warm_cache import shape_point
 from prefixlab.core.errors import ConfigError
 from tests.bench.helpers import ok_record

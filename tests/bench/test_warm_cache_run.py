@@ -8,11 +8,11 @@ import pytest
 
 from prefixlab.bench.config.target import TargetConfig
 from prefixlab.bench.config.warm_cache import REMOTE, WarmCacheOptions
+from prefixlab.bench.ledger.check import Verdict
 from prefixlab.bench.loadgen.driver import Progress
 from prefixlab.bench.runs.warm_cache import PointRun, measuring_order, run_warm_cache
 from prefixlab.bench.targets.cold_start import Coldness
 from prefixlab.bench.targets.endpoint import MakeTokenizer, open_endpoint
-from prefixlab.bench.verdict import Verdict
 from prefixlab.bench.workloads.warm_cache import PointShape
 from prefixlab.core.errors import ConfigError, TargetError
 from prefixlab.core.text.byte_tokenizer import ByteTokenizer

@@ -26,10 +26,10 @@ def run(args: argparse.Namespace) -> int:
 
     from prefixlab.bench.calibrate.ladder import Judgement
     from prefixlab.bench.calibrate.report import ceiling, describe, ladder_table
+    from prefixlab.bench.calibrate.run import run_calibrate
     from prefixlab.bench.calibrate.store import save, save_try
     from prefixlab.bench.config.calibrate import CalibrateConfig
     from prefixlab.bench.loadgen.socket_driver import SocketDriver
-    from prefixlab.bench.runs.calibrate import run_calibrate
     from prefixlab.bench.targets.dialects import CompletionsDialect
     from prefixlab.core.clock import wall_time_label
     from prefixlab.core.config import resolve

@@ -180,7 +180,7 @@ def say_how_to_go_on(folder: RunDir | None, verb: str) -> None:
 def judge(result: PointResult, gone: str | None) -> int:
     """Raises TargetError if no request succeeded or the server went away, KeyboardInterrupt if the run was
     interrupted."""
-    from prefixlab.bench.verdict import first_failure
+    from prefixlab.bench.ledger.check import first_failure
     from prefixlab.core.errors import TargetError
 
     if gone is not None:

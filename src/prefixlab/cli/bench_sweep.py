@@ -281,7 +281,7 @@ class Keeper:
 
 def judge(points: list[SweepPoint], results: list[PointResult]) -> int:
     """Raises TargetError if at some point no request succeeded, KeyboardInterrupt if it was interrupted."""
-    from prefixlab.bench.verdict import first_failure
+    from prefixlab.bench.ledger.check import first_failure
     from prefixlab.core.errors import TargetError
 
     if results and results[-1].interrupted:

@@ -197,8 +197,8 @@ def notes_of(points: list[SweepPoint]) -> list[str]:
 
 def check_strictly(points: list[SweepPoint], results: list[PointResult]) -> None:
     """Raises GateError where a cache did not serve what an ideal one would have, or a request failed."""
+    from prefixlab.bench.ledger.check import Verdict
     from prefixlab.bench.report.console import counted
-    from prefixlab.bench.verdict import Verdict
     from prefixlab.core.errors import GateError
 
     wrong = [

@@ -171,7 +171,7 @@ def judge(points: list[PooledPoint], *, strict: bool) -> None:
 
 def _failures(points: list[PooledPoint]) -> list[str]:
     """One sentence for each point at which requests failed."""
-    from prefixlab.bench.verdict import first_failure
+    from prefixlab.bench.ledger.check import first_failure
 
     return [
         f"{point.metrics.failed} of {point.metrics.planned} requests failed at {point.shape.pct} %: "
@@ -183,7 +183,7 @@ def _failures(points: list[PooledPoint]) -> list[str]:
 
 def _mismatches(points: list[PooledPoint]) -> list[str]:
     """One sentence for each verdict other than consistent, with the points that have it."""
-    from prefixlab.bench.verdict import Verdict
+    from prefixlab.bench.ledger.check import Verdict
 
     return [
         f"cached tokens {same[0].check.words} at {_percents(same)}"

@@ -13,11 +13,11 @@ import pytest
 
 from prefixlab.bench.calibrate.compare import Comparison
 from prefixlab.bench.calibrate.ladder import Judgement
+from prefixlab.bench.calibrate.run import CalibrateRun, run_calibrate
 from prefixlab.bench.config.calibrate import CalibrateConfig
 from prefixlab.bench.loadgen.driver import Drive, Driver
 from prefixlab.bench.loadgen.plan import Load, Planned
 from prefixlab.bench.loadgen.socket_driver import SocketDriver
-from prefixlab.bench.runs.calibrate import CalibrateRun, run_calibrate
 from prefixlab.bench.targets.dialects import CompletionsDialect
 from prefixlab.core.errors import TargetError
 

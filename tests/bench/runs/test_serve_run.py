@@ -14,6 +14,7 @@ from prefixlab.bench.config.dataset import DatasetConfig, SamplingConfig
 from prefixlab.bench.config.load import LoadConfig
 from prefixlab.bench.config.serve import RequestConfig, ServeConfig
 from prefixlab.bench.config.sharing import HitRateConfig
+from prefixlab.bench.ledger.check import Verdict
 from prefixlab.bench.metrics.point import PointResult
 from prefixlab.bench.records.record import Failure, Outcome
 from prefixlab.bench.records.run_dir import RunDir
@@ -23,7 +24,6 @@ from prefixlab.bench.runs.remembered import remembered_endpoint
 from prefixlab.bench.runs.serve import ServeRun
 from prefixlab.bench.targets.control import FlushAnswer, ServerFacts
 from prefixlab.bench.targets.endpoint import Endpoint
-from prefixlab.bench.verdict import Verdict
 from prefixlab.bench.workloads.tokens import Vocabulary
 from prefixlab.bench.workloads.wording import IdWording
 from prefixlab.bench.workloads.words import WordWording

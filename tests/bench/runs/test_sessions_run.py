@@ -18,6 +18,7 @@ from prefixlab.bench.config.load import LoadConfig
 from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.config.sessions import SessionsConfig
 from prefixlab.bench.config.trace import TraceConfig
+from prefixlab.bench.ledger.check import Verdict
 from prefixlab.bench.loadgen.driver import Drive, OnProgress
 from prefixlab.bench.loadgen.health import ClientHealth
 from prefixlab.bench.loadgen.plan import Load, Planned
@@ -33,7 +34,6 @@ from prefixlab.bench.runs.point import outline
 from prefixlab.bench.runs.serve import ServeRun
 from prefixlab.bench.targets.control import FlushAnswer, ServerFacts
 from prefixlab.bench.targets.endpoint import Endpoint
-from prefixlab.bench.verdict import Verdict
 from prefixlab.bench.workloads.tokens import Vocabulary
 from prefixlab.bench.workloads.wording import IdWording, common_prefix
 from prefixlab.core.block_hash import TokenIds

@@ -17,6 +17,7 @@ from prefixlab.bench.config.load import LoadConfig
 from prefixlab.bench.config.serve import RequestConfig, ServeConfig
 from prefixlab.bench.config.target import TargetConfig
 from prefixlab.bench.config.trace import TraceConfig
+from prefixlab.bench.ledger.check import Verdict
 from prefixlab.bench.metrics.point import PointResult
 from prefixlab.bench.runs.checks import check_point
 from prefixlab.bench.runs.point import outline
@@ -24,7 +25,6 @@ from prefixlab.bench.runs.serve import ServeRun
 from prefixlab.bench.runs.trace import with_room, within_limits
 from prefixlab.bench.targets.endpoint import open_endpoint
 from prefixlab.bench.traces.fidelity import Recorded
-from prefixlab.bench.verdict import Verdict
 from prefixlab.bench.workloads.prompts import make_prompts
 from prefixlab.bench.workloads.sketch import Sketches
 from prefixlab.bench.workloads.tokens import Vocabulary

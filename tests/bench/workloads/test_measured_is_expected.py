@@ -21,10 +21,10 @@ from prefixlab.bench.config.sharing import (
     SharedPrefixConfig,
 )
 from prefixlab.bench.config.target import TargetConfig
+from prefixlab.bench.ledger.check import Verdict
 from prefixlab.bench.metrics.point import PointResult
 from prefixlab.bench.runs.serve import ServeRun
 from prefixlab.bench.targets.endpoint import open_endpoint
-from prefixlab.bench.verdict import Verdict
 from prefixlab.core.text.byte_tokenizer import ByteTokenizer
 from tests.server.harness import VOCAB_SIZE, Served, serving
 

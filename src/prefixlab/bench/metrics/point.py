@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from prefixlab.bench.doctor.client_notes import client_notes
+from prefixlab.bench.ledger.check import CacheCheck, check_cache
 from prefixlab.bench.loadgen.health import ClientHealth
 from prefixlab.bench.metrics import intervals, latencies, windows
 from prefixlab.bench.metrics.distribution import Distribution, FloatArray, percentile_name
@@ -25,7 +26,6 @@ from prefixlab.bench.metrics.saturation import Saturation, saturation
 from prefixlab.bench.metrics.summary import Metrics, check_complete, fold
 from prefixlab.bench.records.table import RecordTable
 from prefixlab.bench.traces.fidelity import Fidelity
-from prefixlab.bench.verdict import CacheCheck, check_cache
 
 LATENCIES = ("ttft", "tpot", "itl", "e2el")
 """What `--percentile-metrics` may name; a point shows those its settings select."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from prefixlab.bench.ledger.check import CacheCheck
 from prefixlab.bench.metrics.distribution import Distribution
 from prefixlab.bench.metrics.summary import Metrics
-from prefixlab.bench.verdict import CacheCheck
 
 WIDTH = 50
 LABEL_WIDTH = 40

@@ -16,12 +16,12 @@ import msgspec
 
 from prefixlab import __version__
 from prefixlab.bench.config.warm_cache import WarmCacheOptions
+from prefixlab.bench.ledger.check import CacheCheck
 from prefixlab.bench.metrics.summary import Metrics, as_result_keys
 from prefixlab.bench.report.environment import machine_name
 from prefixlab.bench.report.points.keys import cache_keys, client_keys
 from prefixlab.bench.runs.warm_cache import PointRun
 from prefixlab.bench.targets.endpoint import Endpoint
-from prefixlab.bench.verdict import CacheCheck
 from prefixlab.core.clock import wall_time_label
 from prefixlab.core.errors import ConfigError
 

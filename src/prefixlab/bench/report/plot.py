@@ -19,9 +19,9 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from prefixlab.bench.ledger.check import Verdict
 from prefixlab.bench.metrics.summary import Metrics
 from prefixlab.bench.report.sweep import PooledPoint, median_ttft_s, total_throughput
-from prefixlab.bench.verdict import Verdict
 from prefixlab.core.errors import ConfigError
 
 INK, MUTED, GRID = "#1f2933", "#616e7c", "#e4e7eb"

@@ -21,11 +21,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from prefixlab.bench.config.serve import ServeConfig
+from prefixlab.bench.ledger.check import Verdict, first_failure
 from prefixlab.bench.metrics.distribution import Distribution
 from prefixlab.bench.metrics.point import PointResult
 from prefixlab.bench.report.figures import milliseconds, number
 from prefixlab.bench.report.plot import BLUE, GRID, MUTED, ORANGE, STYLE
-from prefixlab.bench.verdict import Verdict, first_failure
 from prefixlab.core.errors import ConfigError
 
 QUARTILES = (25.0, 50.0, 75.0)

@@ -15,11 +15,11 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from prefixlab.bench.ledger.check import CacheCheck, Verdict, check_cache
 from prefixlab.bench.metrics.summary import Metrics, summarise
 from prefixlab.bench.records.table import RecordTable
 from prefixlab.bench.report.figures import milliseconds, number
 from prefixlab.bench.runs.warm_cache import PointRun
-from prefixlab.bench.verdict import CacheCheck, Verdict, check_cache
 from prefixlab.bench.workloads.warm_cache import PointShape
 
 

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from prefixlab.bench.config.warm_cache import WarmCacheOptions
+from prefixlab.bench.ledger.check import first_failure
 from prefixlab.bench.report.console import counted, result_block
 from prefixlab.bench.report.figures import milliseconds, number
 from prefixlab.bench.report.sweep import PooledPoint, cache_table, latency_table, throughput_table
 from prefixlab.bench.runs.warm_cache import PointRun
 from prefixlab.bench.targets.endpoint import Endpoint
-from prefixlab.bench.verdict import first_failure
 from prefixlab.bench.workloads.warm_cache import shape_point
 
 

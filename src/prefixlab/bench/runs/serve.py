@@ -1,7 +1,7 @@
 """The serve run: one point, measured as often as asked. Warm up, start cold if asked, send, keep, judge.
 
 Owns the order of things, and going on where a run stopped. What is sent is `point.py`'s, how it travels the
-driver's, what the numbers mean `metrics/point.py`'s.
+driver's, what it amounts to `judging.py`'s.
 
 Invariants: warm-up requests share nothing with measured ones; every planned request of every repeat has
 exactly one row in the result, whatever happened.
@@ -19,27 +19,23 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 
-from prefixlab.bench.calibrate.store import calibration_notes
 from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.config.target import IN_PROCESS
+from prefixlab.bench.ledger.check import first_failure
 from prefixlab.bench.loadgen.decoding.recover import recover
 from prefixlab.bench.loadgen.driver import Drive, Progress
 from prefixlab.bench.loadgen.health import ClientHealth, one_after_another
 from prefixlab.bench.loadgen.plan import Load, Planned
-from prefixlab.bench.metrics.point import PointResult, PointSettings, evaluate
-from prefixlab.bench.metrics.turns import num_behind_failures
-from prefixlab.bench.records.record import Outcome
+from prefixlab.bench.metrics.point import PointResult
 from prefixlab.bench.records.run_dir import RunDir, Segment, done_ids, in_vain, settled
-from prefixlab.bench.records.table import CODE, RecordTable
+from prefixlab.bench.records.table import RecordTable
 from prefixlab.bench.report.console import counted
 from prefixlab.bench.runs.checks import check_lengths
-from prefixlab.bench.runs.point import Asker, Outline, load_of, outline, rest_of
-from prefixlab.bench.runs.sessions import corrected, ended_ids, has_sessions, settled_sessions
-from prefixlab.bench.targets.cold_start import Coldness, ColdStart
+from prefixlab.bench.runs.judging import Measured, cold_note, judged
+from prefixlab.bench.runs.point import Asker, Outline, load_of, rest_of
+from prefixlab.bench.runs.sessions import ended_ids, has_sessions, settled_sessions
+from prefixlab.bench.targets.cold_start import Coldness
 from prefixlab.bench.targets.endpoint import Endpoint
-from prefixlab.bench.traces.fidelity import Fidelity, fidelity_of
-from prefixlab.bench.unchecked import FINDS_ITSELF, FORGETS_OTHERWISE, Known, explained
-from prefixlab.bench.verdict import Verdict, delivery_notes, first_failure
 from prefixlab.core.clock import wall_time_label
 from prefixlab.core.errors import TargetError
 from prefixlab.core.seams import Tokenizer
@@ -291,7 +287,7 @@ class ServeRun:
             {
                 "repeat": repeat.number,
                 "salt": self._salt,
-                "cold_start": self._cold_start,
+                "cold_start": None if self._coldness is None else self._coldness.value,
                 "started": wall_time_label(),
             }
         )
@@ -333,165 +329,18 @@ class ServeRun:
             self._notes.append(note)
 
     def _judge(self, repeats: list[_Repeat]) -> PointResult:
-        tables = [self._table(repeat) for repeat in repeats]
-        for repeat, table in zip(repeats, tables, strict=True):
-            planned = repeat.outline.num_requests
-            assert len(table) == planned, f"{planned} requests planned, {len(table)} recorded"
-        health = one_after_another(self._health)
-        settings = point_settings(self._endpoint, self._config, repeats[0].outline, self._swept)
-        settings = replace(settings, facts={**settings.facts, **self._cache_facts()})
-        simulated = self._endpoint.simulated
-        notes = [*self._endpoint.warnings, *([simulated] if simulated else []), *self._notes]
-        if self._interrupted:
-            notes.append("interrupted: the figures are of the requests that had finished")
-        if self._gone:
-            notes.append(f"not all was sent: {self._gone}")
-        stretches = RecordTable.concat(tables)
-        resumed = bool((stretches.ok & (stretches.segment > 0)).any())
-        if resumed and has_sessions(repeats[0].outline.workload.sketches) and not self._was_emptied:
-            notes.append(FINDS_ITSELF)
-        notes += self._workload_notes(repeats[0].outline)
-        bounded = self._asker.capacity_note(repeats[0].outline)
-        notes += [
-            note for note in (bounded, self._asker.made_for_note(repeats[0].outline)) if note is not None
-        ]
-        incomplete = self._interrupted or self._gone is not None
-        result = evaluate(settings, tables, health, notes=notes, interrupted=incomplete)
-        check, why = explained(result.check, stretches, self._known(repeats[0].outline))
-        self._notes_at_end += why
-        result = replace(result, check=check)
-        result = replace(result, fidelity=self._fidelity(repeats[0].outline, result))
-        overlap = bounded is not None and self._config.load.max_concurrency != 1
-        if overlap and result.check.verdict is Verdict.MORE:
-            self._notes_at_end.append(FORGETS_OTHERWISE)
-        return replace(result, notes=(*result.notes, *self._result_notes(result, repeats[0].outline)))
-
-    def _cache_facts(self) -> dict[str, Any]:
-        """What the server's cache was before, and in which unit it counts."""
-        return {
-            "page_size": self._endpoint.page_size,
-            "cold_start": self._cold_start,
-            "salt": self._salt or None,
-        }
-
-    @property
-    def _cold_start(self) -> str | None:
-        """Of the last stretch that began."""
-        return None if self._coldness is None else self._coldness.value
-
-    def _fidelity(self, planned: Outline, result: PointResult) -> Fidelity | None:
-        """Of a replay. Its prompts are made once more: nobody kept them."""
-        if planned.workload.recorded is None:
-            return None
-        sent, wanted = planned.workload, outline(self._config).workload
-        if wanted.recorded is None or wanted.sketches is None or sent.sketches is None:
-            return None
-        return fidelity_of(
-            wanted.recorded,
-            wanted.sketches,
-            (prompt.token_ids for prompt in self._asker.prompts(sent.sketches, self._salt)),
-            result.table,
-            timed=self._config.load.fixed_schedule is True,
-            num_repeats=len(result.runs),
-            num_template_tokens=self._asker.wording.num_head_tokens,
-        )
-
-    def _table(self, repeat: _Repeat) -> RecordTable:
-        """Of later turns of sessions, what to expect is known only now that they were answered."""
-        sketches = repeat.outline.workload.sketches
-        if sketches is None or sketches.continues is None or self._asker.is_chat:
-            return repeat.table
-        ids = self._asker.request_ids(repeat.outline, repeat.number)
-        return corrected(repeat.table, sketches, ids, self._endpoint.expected_cached_tokens)
-
-    def _known(self, planned: Outline) -> Known:
-        return Known(
-            tokens=self._asker.knows_tokens(planned),
-            pages=self._endpoint.expected_cached_tokens(0, 1) is not None,
-            is_chat=self._asker.is_chat,
-            was_emptied=self._was_emptied,
-        )
-
-    @property
-    def _was_emptied(self) -> bool:
-        """Before the last stretch that began, perhaps by another process."""
-        return self._coldness in (Coldness.PROVEN, Coldness.ASSUMED)
-
-    def _workload_notes(self, planned: Outline) -> list[str]:
-        asked = self._config.dataset.num_prompts
-        if asked is not None and planned.num_requests < asked:
-            why = self._config.load.arrivals() or "the data set"
-            few = f"{planned.num_requests:,} of --num-prompts {asked:,} arrive: {why} end before"
-            if planned.workload.recorded is not None:
-                few = f"the trace has {planned.num_requests:,} requests for --num-prompts {asked:,}"
-            return [few, *self._prompt_notes(planned)]
-        return self._prompt_notes(planned)
-
-    def _prompt_notes(self, planned: Outline) -> list[str]:
-        workload = planned.workload
-        if workload.made_up is None:
-            return list(workload.notes)
-        return [*workload.notes, f"prompts made of {self._asker.wording.vocabulary.describe()}"]
-
-    def _result_notes(self, result: PointResult, planned: Outline) -> list[str]:
-        table, metrics, sketches = result.table, result.metrics, planned.workload.sketches
-        about = planned.workload.made_up is not None and not self._asker.wording.is_exact
-        notes = [*self._notes_at_end, *delivery_notes(table, ignore_eos=self._endpoint.ignore_eos)]
-        if about and (table.num_prompt_tokens[table.ok] >= 0).any():
-            notes.append("prompt lengths are about as asked; the figures are the server's count")
-        if result.fidelity is not None:
-            notes.insert(0, f"fidelity: {result.fidelity}")
-        unsent = int((table.outcome == CODE[Outcome.UNSENT]).sum())
-        live = sketches is not None and sketches.continues is not None
-        if live and (broken := num_behind_failures(table)):
-            unsent -= broken
-            notes.append(f"{counted(broken, 'later turn')} not sent, for a turn of its session had failed")
-        if unsent and not result.interrupted:
-            notes.append(f"{unsent} requests were not sent: --duration was over")
-        check = result.check
-        if check.verdict is Verdict.MORE and not self._cold:
-            notes.append(
-                "the cache was not cold: --flush-cache empties it first, another --seed makes new prompts"
+        return judged(
+            Measured(
+                asker=self._asker,
+                repeats=[(repeat.outline, repeat.table) for repeat in repeats],
+                health=one_after_another(self._health),
+                swept=self._swept,
+                cold=self._cold,
+                coldness=self._coldness,
+                salt=self._salt,
+                notes=self._notes,
+                notes_at_end=self._notes_at_end,
+                interrupted=self._interrupted,
+                gone=self._gone,
             )
-        if check.verdict is Verdict.LESS:
-            notes.append(
-                "expected is an ideal cache's, every earlier request done; overlap and eviction take"
-            )
-        if check.verdict in (Verdict.MORE, Verdict.LESS):
-            notes.append(check.detail)
-        if not result.health.num_workers:  # a client that left no word of itself
-            return notes
-        return notes + calibration_notes(result.health, metrics.output_throughput)
-
-
-def cold_note(found: ColdStart, *, salted: bool) -> str:
-    if found.coldness is Coldness.SALTED and not salted:
-        return f"cold start impossible: {found.detail}; the prompts of a file may be cached already"
-    return f"cold start {found.coldness.value}: {found.detail}"
-
-
-def point_settings(
-    endpoint: Endpoint, config: ServeConfig, planned: Outline, swept: dict[str, Any]
-) -> PointSettings:
-    """What the point's reports say of it."""
-    return PointSettings(
-        backend=endpoint.backend,
-        model=endpoint.model,
-        tokenizer=config.target.tokenizer,
-        dataset=config.dataset.dataset_name,
-        label=config.report.label,
-        num_prompts=planned.num_requests,
-        open_loop=config.load.open_loop,
-        request_rate=config.load.request_rate,
-        burstiness=config.load.burstiness,
-        arrivals=config.arrivals(),
-        facts=planned.workload.facts,
-        ramp=config.load.ramp(),
-        max_concurrency=config.load.max_concurrency,
-        objectives=config.report.objectives(),
-        selected=config.report.metrics(),
-        percentiles=config.report.percentiles(),
-        metadata=config.report.metadata_pairs(),
-        swept=swept,
-        date=wall_time_label(),
-    )
+        )

@@ -17,6 +17,7 @@ from typing import Protocol
 from prefixlab.bench.calibrate.store import calibration_notes
 from prefixlab.bench.config.warm_cache import WarmCacheOptions
 from prefixlab.bench.doctor.client_notes import client_notes
+from prefixlab.bench.ledger.check import CacheCheck, check_cache, delivery_notes
 from prefixlab.bench.loadgen.driver import Drive, Progress
 from prefixlab.bench.loadgen.health import ClientHealth
 from prefixlab.bench.loadgen.plan import Load, Planned
@@ -24,7 +25,6 @@ from prefixlab.bench.metrics.summary import Metrics, summarise
 from prefixlab.bench.records.record import Record
 from prefixlab.bench.targets.cold_start import Coldness, ColdStart
 from prefixlab.bench.targets.endpoint import Endpoint
-from prefixlab.bench.verdict import CacheCheck, check_cache, delivery_notes
 from prefixlab.bench.workloads.warm_cache import PointShape, WarmCachePoint, make_point, shape_point
 from prefixlab.bench.workloads.wording import require_exact
 from prefixlab.core.errors import ConfigError, TargetError

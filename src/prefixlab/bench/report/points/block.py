@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from prefixlab.bench.ledger.check import PAGE_SIZE_UNKNOWN, Verdict
 from prefixlab.bench.metrics.distribution import Distribution
 from prefixlab.bench.metrics.point import PointResult
 from prefixlab.bench.report.console import WIDTH, Row, line, section
@@ -18,7 +19,6 @@ from prefixlab.bench.report.figures import milliseconds
 from prefixlab.bench.report.points.keys import may_queue, milliseconds_at
 from prefixlab.bench.report.turns import turn_lines
 from prefixlab.bench.traces.fidelity import Fidelity
-from prefixlab.bench.verdict import PAGE_SIZE_UNKNOWN, Verdict
 
 _SECTIONS = {
     "ttft": ("Time to First Token", "TTFT", "ttft_s"),

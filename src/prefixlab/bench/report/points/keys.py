@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prefixlab import __version__
+from prefixlab.bench.ledger.check import CacheCheck
 from prefixlab.bench.loadgen.health import ClientHealth
 from prefixlab.bench.metrics import latencies
 from prefixlab.bench.metrics.point import PointResult
@@ -26,7 +27,6 @@ from prefixlab.bench.metrics.summary import LATENCY_KEYS, as_result_keys
 from prefixlab.bench.records.table import RecordTable
 from prefixlab.bench.report.environment import machine_name
 from prefixlab.bench.report.turns import turn_keys
-from prefixlab.bench.verdict import CacheCheck
 from prefixlab.core.histogram import Histogram
 
 

@@ -17,12 +17,12 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from prefixlab.bench.ledger.check import Verdict
 from prefixlab.bench.metrics.distribution import Distribution
 from prefixlab.bench.metrics.point import PointResult
 from prefixlab.bench.report.figures import brief, milliseconds, number
 from prefixlab.bench.report.points.block import shown_notes
 from prefixlab.bench.report.points.keys import result_keys
-from prefixlab.bench.verdict import Verdict
 from prefixlab.core.errors import ConfigError
 
 GOOD_SHARE = 0.99

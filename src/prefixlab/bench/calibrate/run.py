@@ -1,7 +1,7 @@
 """`bench calibrate`: the client against the metronome, at the load asked for and then up to its ceiling.
 
 Owns the order of runs, and where client and metronome run: the metronome has a core of its own wherever there
-are two, so that each is slowed down only by itself. Compares and judges nothing: `bench/calibrate/` does.
+are two, so that each is slowed down only by itself. Compares and judges nothing: its neighbours do.
 
 Invariant: what drives the metronome is the very driver that benchmarks use.
 """

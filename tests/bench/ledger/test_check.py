@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from prefixlab.bench.ledger.check import Verdict, check_cache, delivery_notes, first_failure
 from prefixlab.bench.records.record import Outcome, Record
 from prefixlab.bench.records.table import as_table
-from prefixlab.bench.verdict import Verdict, check_cache, delivery_notes, first_failure
 from tests.bench.helpers import ok_record
 
 

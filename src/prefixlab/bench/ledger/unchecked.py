@@ -1,6 +1,6 @@
 """Why requests of a point were not checked against the cache: in words, for its verdict and its notes. Pure.
 
-Owns those words. What is expected of a request is `point.py`'s, what is compared `verdict.py`'s.
+Owns those words. What is expected of a request is `point.py`'s, what is compared `check.py`'s.
 
 Invariant: a reason is given only where requests without an expectation have finished.
 """
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from prefixlab.bench.ledger.check import PAGE_SIZE_UNKNOWN, CacheCheck, Verdict
 from prefixlab.bench.records.table import RecordTable
 from prefixlab.bench.report.console import counted
-from prefixlab.bench.verdict import PAGE_SIZE_UNKNOWN, CacheCheck, Verdict
 
 FORGETS_OTHERWISE = (
     "expected is of requests one after another: with others in flight, a cache that forgets keeps other "

@@ -1,0 +1,235 @@
+"""What a measured point amounts to: its records judged, its cache checked, and what a reader should know.
+
+Owns putting the judgement together, and the sentences about how the point was asked for. What figures mean is
+`metrics/point.py`'s; how requests were sent, and in which order things happened, `serve.py`'s.
+
+Invariant: nothing is asked of anybody: the same Measured gives the same result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from prefixlab.bench.calibrate.store import calibration_notes
+from prefixlab.bench.config.serve import ServeConfig
+from prefixlab.bench.ledger.check import Verdict, delivery_notes
+from prefixlab.bench.ledger.unchecked import FINDS_ITSELF, FORGETS_OTHERWISE, Known, explained
+from prefixlab.bench.loadgen.health import ClientHealth
+from prefixlab.bench.metrics.point import PointResult, PointSettings, evaluate
+from prefixlab.bench.metrics.turns import num_behind_failures
+from prefixlab.bench.records.record import Outcome
+from prefixlab.bench.records.table import CODE, RecordTable
+from prefixlab.bench.report.console import counted
+from prefixlab.bench.runs.point import Asker, Outline, outline
+from prefixlab.bench.runs.sessions import corrected, has_sessions
+from prefixlab.bench.targets.cold_start import Coldness, ColdStart
+from prefixlab.bench.targets.endpoint import Endpoint
+from prefixlab.bench.traces.fidelity import Fidelity, fidelity_of
+from prefixlab.core.clock import wall_time_label
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A point that is over, or was ended.
+
+    Attributes:
+        repeats: of each what was planned, and a row per request.
+        cold: the cache was to be emptied before every repeat.
+        coldness: of the last stretch that began, perhaps in another process; None where nothing was tried.
+        notes: taken on the way; `notes_at_end` come behind those about the figures.
+        gone: why the server could not be asked any more.
+    """
+
+    asker: Asker
+    repeats: Sequence[tuple[Outline, RecordTable]]
+    health: ClientHealth
+    swept: Mapping[str, Any]
+    cold: bool
+    coldness: Coldness | None
+    salt: int
+    notes: Sequence[str]
+    notes_at_end: Sequence[str]
+    interrupted: bool
+    gone: str | None
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return self.asker.endpoint
+
+    @property
+    def config(self) -> ServeConfig:
+        return self.asker.config
+
+    @property
+    def planned(self) -> Outline:
+        """Of the first repeat: the others differ in their prompts alone."""
+        return self.repeats[0][0]
+
+    @property
+    def was_emptied(self) -> bool:
+        """The cache, before the last stretch that began."""
+        return self.coldness in (Coldness.PROVEN, Coldness.ASSUMED)
+
+
+def judged(run: Measured) -> PointResult:
+    """See the module."""
+    tables = [_table(run, number) for number in range(len(run.repeats))]
+    for (planned, _), table in zip(run.repeats, tables, strict=True):
+        assert len(table) == planned.num_requests, f"{planned.num_requests} planned, {len(table)} recorded"
+    stretches = RecordTable.concat(tables)
+    bounded = run.asker.capacity_note(run.planned)
+    settings = point_settings(run.endpoint, run.config, run.planned, run.swept)
+    result = evaluate(
+        replace(settings, facts={**settings.facts, **_cache_facts(run)}),
+        tables,
+        run.health,
+        notes=_notes(run, stretches, bounded),
+        interrupted=run.interrupted or run.gone is not None,
+    )
+    check, why_unchecked = explained(result.check, stretches, _known(run))
+    fidelity = _fidelity(run, result)
+    result = replace(result, check=check, fidelity=fidelity)
+    at_end = [] if fidelity is None else [f"fidelity: {fidelity}"]
+    at_end += [*run.notes_at_end, *why_unchecked]
+    if bounded is not None and run.config.load.max_concurrency != 1 and check.verdict is Verdict.MORE:
+        at_end.append(FORGETS_OTHERWISE)
+    return replace(result, notes=(*result.notes, *at_end, *_result_notes(run, result)))
+
+
+def _table(run: Measured, number: int) -> RecordTable:
+    """Of later turns of sessions, what to expect is known only now that they were answered."""
+    planned, table = run.repeats[number]
+    sketches = planned.workload.sketches
+    if sketches is None or sketches.continues is None or run.asker.is_chat:
+        return table
+    ids = run.asker.request_ids(planned, number)
+    return corrected(table, sketches, ids, run.endpoint.expected_cached_tokens)
+
+
+def _cache_facts(run: Measured) -> dict[str, Any]:
+    """What the server's cache was before, and in which unit it counts."""
+    return {
+        "page_size": run.endpoint.page_size,
+        "cold_start": None if run.coldness is None else run.coldness.value,
+        "salt": run.salt or None,
+    }
+
+
+def _known(run: Measured) -> Known:
+    return Known(
+        tokens=run.asker.knows_tokens(run.planned),
+        pages=run.endpoint.expected_cached_tokens(0, 1) is not None,
+        is_chat=run.asker.is_chat,
+        was_emptied=run.was_emptied,
+    )
+
+
+def _fidelity(run: Measured, result: PointResult) -> Fidelity | None:
+    """Of a replay. Its prompts are made once more: nobody kept them."""
+    sent = run.planned.workload
+    if sent.recorded is None:
+        return None
+    wanted = outline(run.config).workload
+    if wanted.recorded is None or wanted.sketches is None or sent.sketches is None:
+        return None
+    return fidelity_of(
+        wanted.recorded,
+        wanted.sketches,
+        (prompt.token_ids for prompt in run.asker.prompts(sent.sketches, run.salt)),
+        result.table,
+        timed=run.config.load.fixed_schedule is True,
+        num_repeats=len(result.runs),
+        num_template_tokens=run.asker.wording.num_head_tokens,
+    )
+
+
+def _notes(run: Measured, stretches: RecordTable, bounded: str | None) -> list[str]:
+    """What does not follow from figures."""
+    simulated = run.endpoint.simulated
+    notes = [*run.endpoint.warnings, *([simulated] if simulated else []), *run.notes]
+    if run.interrupted:
+        notes.append("interrupted: the figures are of the requests that had finished")
+    if run.gone:
+        notes.append(f"not all was sent: {run.gone}")
+    resumed = bool((stretches.ok & (stretches.segment > 0)).any())
+    if resumed and has_sessions(run.planned.workload.sketches) and not run.was_emptied:
+        notes.append(FINDS_ITSELF)
+    notes += _workload_notes(run)
+    return notes + [note for note in (bounded, run.asker.made_for_note(run.planned)) if note is not None]
+
+
+def _workload_notes(run: Measured) -> list[str]:
+    workload, asked = run.planned.workload, run.config.dataset.num_prompts
+    notes = list(workload.notes)
+    if workload.made_up is not None:
+        notes.append(f"prompts made of {run.asker.wording.vocabulary.describe()}")
+    if asked is None or run.planned.num_requests >= asked:
+        return notes
+    why = run.config.load.arrivals() or "the data set"
+    few = f"{run.planned.num_requests:,} of --num-prompts {asked:,} arrive: {why} end before"
+    if workload.recorded is not None:
+        few = f"the trace has {run.planned.num_requests:,} requests for --num-prompts {asked:,}"
+    return [few, *notes]
+
+
+def _result_notes(run: Measured, result: PointResult) -> list[str]:
+    table, workload = result.table, run.planned.workload
+    about = workload.made_up is not None and not run.asker.wording.is_exact
+    notes = delivery_notes(table, ignore_eos=run.endpoint.ignore_eos)
+    if about and (table.num_prompt_tokens[table.ok] >= 0).any():
+        notes.append("prompt lengths are about as asked; the figures are the server's count")
+    unsent = int((table.outcome == CODE[Outcome.UNSENT]).sum())
+    live = workload.sketches is not None and workload.sketches.continues is not None
+    if live and (broken := num_behind_failures(table)):
+        unsent -= broken
+        notes.append(f"{counted(broken, 'later turn')} not sent, for a turn of its session had failed")
+    if unsent and not result.interrupted:
+        notes.append(f"{unsent} requests were not sent: --duration was over")
+    check = result.check
+    if check.verdict is Verdict.MORE and not run.cold:
+        notes.append(
+            "the cache was not cold: --flush-cache empties it first, another --seed makes new prompts"
+        )
+    if check.verdict is Verdict.LESS:
+        notes.append("expected is an ideal cache's, every earlier request done; overlap and eviction take")
+    if check.verdict in (Verdict.MORE, Verdict.LESS):
+        notes.append(check.detail)
+    if not result.health.num_workers:  # a client that left no word of itself
+        return notes
+    return notes + calibration_notes(result.health, result.metrics.output_throughput)
+
+
+def cold_note(found: ColdStart, *, salted: bool) -> str:
+    """How cold the cache was before a repeat."""
+    if found.coldness is Coldness.SALTED and not salted:
+        return f"cold start impossible: {found.detail}; the prompts of a file may be cached already"
+    return f"cold start {found.coldness.value}: {found.detail}"
+
+
+def point_settings(
+    endpoint: Endpoint, config: ServeConfig, planned: Outline, swept: Mapping[str, Any]
+) -> PointSettings:
+    """What the point's reports say of it."""
+    return PointSettings(
+        backend=endpoint.backend,
+        model=endpoint.model,
+        tokenizer=config.target.tokenizer,
+        dataset=config.dataset.dataset_name,
+        label=config.report.label,
+        num_prompts=planned.num_requests,
+        open_loop=config.load.open_loop,
+        request_rate=config.load.request_rate,
+        burstiness=config.load.burstiness,
+        arrivals=config.arrivals(),
+        facts=planned.workload.facts,
+        ramp=config.load.ramp(),
+        max_concurrency=config.load.max_concurrency,
+        objectives=config.report.objectives(),
+        selected=config.report.metrics(),
+        percentiles=config.report.percentiles(),
+        metadata=config.report.metadata_pairs(),
+        swept=swept,
+        date=wall_time_label(),
+    )
