@@ -1,0 +1,287 @@
+"""A run second by second: what the client saw and what the server said of itself, on one time axis.
+
+    segment, time_s               stretch of the run, and where in it the step begins, in seconds
+    client_in_flight              requests on their way, mean over the step
+    client_requests_s             requests that succeeded, per second, where they end
+    client_output_tokens_s        tokens that came, per second
+    client_ttft_p50_ms            of requests whose first token came in the step
+    server_running, _queued       requests in batches and before them, mean over the step
+    server_cache_usage            share of the KV cache that running requests hold, 0 to 1, mean over the step
+    server_hit_rate               cached ÷ prompt tokens that the server counted in the step
+    server_output_tokens_s        tokens it counted, per second
+    server_evicted_s              what its cache dropped, per second: pages of ours, tokens of SGLang
+    server_preempted_s            running requests it sent back to the queue, per second
+
+Owns the figures and which of vLLM's, SGLang's and our metrics each is made of. Of several servers counts are
+sums, and shares are means.
+
+Invariant: what was not measured, or not told, is NaN; a counter that fell began anew, and counts from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import duckdb
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from prefixlab.bench.metrics import latencies
+from prefixlab.bench.records.run_dir import SEGMENTS
+from prefixlab.bench.records.table import RecordTable
+from prefixlab.bench.saved.saved_run import SavedRun
+from prefixlab.bench.witness.samples import METRICS, UP, quoted
+from prefixlab.core.errors import ConfigError
+
+FloatArray = npt.NDArray[np.float64]
+
+RUNNING = ("prefixlab:running_requests", "vllm:num_requests_running", "sglang:num_running_reqs")
+QUEUED = ("prefixlab:waiting_requests", "vllm:num_requests_waiting", "sglang:num_queue_reqs")
+PAGES = "prefixlab:pages"
+USAGE = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", "sglang:token_usage")
+HITS = (
+    "prefixlab:cached_tokens_total",
+    "vllm:prefix_cache_hits_total",
+    "vllm:gpu_prefix_cache_hits_total",
+    "sglang:cached_tokens_total",
+)
+ASKED = (
+    "prefixlab:prompt_tokens_total",
+    "vllm:prefix_cache_queries_total",
+    "vllm:gpu_prefix_cache_queries_total",
+    "sglang:prompt_tokens_total",
+)
+GENERATED = (
+    "prefixlab:generation_tokens_total",
+    "vllm:generation_tokens_total",
+    "sglang:generation_tokens_total",
+)
+EVICTED = ("prefixlab:evicted_pages_total", "sglang:evicted_tokens_total")
+PREEMPTED = ("prefixlab:retractions_total", "vllm:num_preemptions_total")
+"""Names of one figure, those of the newest versions first: the first that a server tells counts."""
+HELD = ("protected", "in_use")
+"""States of our pages that running requests hold; `evictable` ones are cached, and there for the taking."""
+COLUMNS = (
+    "segment",
+    "time_s",
+    "client_in_flight",
+    "client_requests_s",
+    "client_output_tokens_s",
+    "client_ttft_p50_ms",
+    "server_running",
+    "server_queued",
+    "server_cache_usage",
+    "server_hit_rate",
+    "server_output_tokens_s",
+    "server_evicted_s",
+    "server_preempted_s",
+)
+_ALL = (*RUNNING, *QUEUED, PAGES, *USAGE, *HITS, *ASKED, *GENERATED, *EVICTED, *PREEMPTED, UP)
+
+
+def timeline(run: SavedRun, step_s: float = 1.0) -> dict[str, FloatArray]:
+    """The columns of COLUMNS, one row per step of every stretch in which anything was sent, shape (n,).
+
+    Raises:
+        ConfigError: a file of the run cannot be read.
+    """
+    table = run.table
+    heard = _heard(run.path)
+    parts: list[dict[str, FloatArray]] = []
+    for segment in np.unique(table.segment[np.isfinite(table.sent_s)]).tolist():
+        rows = table.select(table.segment == segment)
+        end_s = float(np.nanmax(rows.last_s, initial=step_s))
+        edges: FloatArray = np.arange(int(np.ceil(end_s / step_s)) + 1).astype(np.float64) * step_s
+        whole = np.full(len(edges) - 1, float(segment))
+        own = {"segment": whole, "time_s": edges[:-1], **_of_client(rows, edges)}
+        parts.append(own | _of_servers(heard.get(segment, []), edges))
+    return {name: np.concatenate([part[name] for part in parts] or [np.empty(0)]) for name in COLUMNS}
+
+
+def metrics_source(run: Path) -> str | None:
+    """What to select a run's server metrics from, in DuckDB's words; None where none were kept. A run that is
+    not finished has them by stretches."""
+    if (run / METRICS).is_file():
+        return f"read_parquet({quoted(run / METRICS)})"
+    parts = sorted((run / SEGMENTS).glob(f"[0-9]*/{METRICS}"))
+    picked = (
+        f"SELECT {int(part.parent.name)}::BIGINT AS segment, * FROM read_parquet({quoted(part)})"
+        for part in parts
+    )
+    return f"({' UNION ALL '.join(picked)})" if parts else None
+
+
+# The client. ----------------------------------------------------------------------------------------------
+
+
+def _of_client(table: RecordTable, edges: FloatArray) -> dict[str, FloatArray]:
+    step_s = edges[1] - edges[0]
+
+    def per_second(times_s: FloatArray, weights: npt.NDArray[np.int32] | None = None) -> FloatArray:
+        counts: FloatArray = np.histogram(times_s, edges, weights=weights)[0] / step_s
+        return counts
+
+    sent = np.isfinite(table.sent_s)
+    ends_s = np.where(np.isfinite(table.last_s), table.last_s, edges[-1])[sent]
+    under_way_s = _area_before(edges, table.sent_s[sent]) - _area_before(edges, ends_s)
+    return {
+        "client_in_flight": np.diff(under_way_s) / step_s,
+        "client_requests_s": per_second(table.last_s[table.ok]),
+        "client_output_tokens_s": per_second(table.arrivals_s, table.counts),
+        "client_ttft_p50_ms": _medians(table.first_arrival_s, latencies.ttft_s(table) * 1e3, edges),
+    }
+
+
+def _area_before(edges: FloatArray, times_s: FloatArray) -> FloatArray:
+    """Σ (edge - time) over the times before each edge: seconds since then, of all together."""
+    times_s = np.sort(times_s)
+    sums = np.concatenate([[0.0], np.cumsum(times_s)])
+    num = np.searchsorted(times_s, edges)
+    area: FloatArray = num * edges - sums[num]
+    return area
+
+
+def _medians(times_s: FloatArray, values: FloatArray, edges: FloatArray) -> FloatArray:
+    """Of the values whose time is in a step; NaN of none."""
+    known = np.isfinite(times_s) & np.isfinite(values)
+    order = np.argsort(times_s[known], kind="stable")
+    values = values[known][order]
+    cuts = np.searchsorted(times_s[known][order], edges)
+    return np.array([np.median(values[low:high]) if high > low else np.nan for low, high in pairwise(cuts)])
+
+
+# The servers. ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """One server in one stretch, at the beats it answered.
+
+    Attributes:
+        beats_s: shape (b,), ascending.
+        series: name → labels and values, shape (b,), NaN before the series was there.
+    """
+
+    beats_s: FloatArray
+    series: Mapping[str, Sequence[tuple[str, FloatArray]]]
+
+    def first_of(self, names: Sequence[str]) -> Sequence[tuple[str, FloatArray]]:
+        """Of the first name that is there."""
+        return next((self.series[name] for name in names if name in self.series), ())
+
+    def gauge(self, names: Sequence[str], edges: FloatArray) -> FloatArray | None:
+        """Sum over labels, mean over each step. None where it is not told."""
+        series = [values for _, values in self.first_of(names)]
+        return self.mean(np.nansum(series, axis=0), edges) if series else None
+
+    def mean(self, values: FloatArray, edges: FloatArray) -> FloatArray:
+        """Over the part of each step that was looked at, values holding from beat to beat."""
+        area = np.concatenate([[0.0], np.cumsum(values[:-1] * np.diff(self.beats_s))])
+        seen_s = np.clip(edges, self.beats_s[0], self.beats_s[-1])
+        with np.errstate(invalid="ignore"):
+            means: FloatArray = np.diff(np.interp(seen_s, self.beats_s, area)) / np.diff(seen_s)
+        return means
+
+    def grown(self, names: Sequence[str], edges: FloatArray) -> FloatArray | None:
+        """By how much a counter grew in each step, over all labels."""
+        series = [values for _, values in self.first_of(names)]
+        if not series:
+            return None
+        values = np.nan_to_num(np.array(series))  # of labels that come later it was 0 until then
+        steps = np.diff(values, axis=1)
+        steps = np.where(steps < 0, values[:, 1:], steps)
+        total = np.concatenate([[0.0], np.cumsum(steps.sum(axis=0))])
+        seen_s = np.clip(edges, self.beats_s[0], self.beats_s[-1])
+        return np.where(np.diff(seen_s) > 0, np.diff(np.interp(seen_s, self.beats_s, total)), np.nan)
+
+    def usage(self, edges: FloatArray) -> FloatArray | None:
+        if pages := self.series.get(PAGES):
+            by_state = {
+                msgspec.json.decode(labels)["state"]: np.nan_to_num(values) for labels, values in pages
+            }
+            held = sum((by_state[state] for state in HELD if state in by_state), np.zeros(len(self.beats_s)))
+            return self.mean(held / np.maximum(1.0, np.sum(list(by_state.values()), axis=0)), edges)
+        series = [values for _, values in self.first_of(USAGE)]
+        return self.mean(np.nan_to_num(np.mean(series, axis=0)), edges) if series else None
+
+
+def _of_servers(heard: Sequence[_Heard], edges: FloatArray) -> dict[str, FloatArray]:
+    step_s = edges[1] - edges[0]
+
+    def gauge(names: Sequence[str]) -> FloatArray:
+        return _sum([one.gauge(names, edges) for one in heard], edges)
+
+    def grown(names: Sequence[str]) -> FloatArray:
+        return _sum([one.grown(names, edges) for one in heard], edges)
+
+    usages = [usage for one in heard if (usage := one.usage(edges)) is not None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        hit_rate = np.where(grown(ASKED) > 0, grown(HITS) / grown(ASKED), np.nan)
+    return {
+        "server_running": gauge(RUNNING),
+        "server_queued": gauge(QUEUED),
+        "server_cache_usage": _sum(usages, edges) / max(1, len(usages)),
+        "server_hit_rate": hit_rate,
+        "server_output_tokens_s": grown(GENERATED) / step_s,
+        "server_evicted_s": grown(EVICTED) / step_s,
+        "server_preempted_s": grown(PREEMPTED) / step_s,
+    }
+
+
+def _sum(parts: Sequence[FloatArray | None], edges: FloatArray) -> FloatArray:
+    told = [part for part in parts if part is not None]
+    return np.sum(told, axis=0) if told else np.full(len(edges) - 1, np.nan)
+
+
+def _heard(run: Path) -> dict[int, list[_Heard]]:
+    """By stretches. Series that no figure is made of are not read."""
+    source = metrics_source(run)
+    if source is None:
+        return {}
+    with duckdb.connect() as database:
+        try:
+            rows = database.execute(
+                f"SELECT segment, server, name, labels, time_s, value FROM {source} WHERE name IN"
+                f" ({', '.join('?' * len(_ALL))}) AND (name != ? OR value > 0)"
+                " ORDER BY segment, server, name, labels, time_s",
+                [*_ALL, UP],
+            ).fetchnumpy()
+        except duckdb.Error as error:
+            raise ConfigError(f"{run}: its {METRICS} cannot be read: {str(error).splitlines()[0]}") from None
+    found: dict[int, list[_Heard]] = {}
+    for (segment, _), series in _by_server(rows):
+        beats_s = series[UP][0][1] if UP in series else np.empty(0)
+        if len(beats_s) > 1:
+            filled = {
+                name: [(labels, _at(beats_s, times_s, values)) for labels, times_s, values in told]
+                for name, told in series.items()
+                if name != UP
+            }
+            found.setdefault(segment, []).append(_Heard(beats_s, filled))
+    return found
+
+
+_Told = dict[str, list[tuple[str, FloatArray, FloatArray]]]
+
+
+def _by_server(rows: Mapping[str, npt.NDArray[np.generic]]) -> Iterator[tuple[tuple[int, str], _Told]]:
+    """(segment, server) → name → labels, times, values."""
+    keys = list(zip(*(rows[name].tolist() for name in ("segment", "server", "name", "labels")), strict=True))
+    times_s, values = rows["time_s"].astype(np.float64), rows["value"].astype(np.float64)
+    cuts = [0, *(row for row in range(1, len(keys)) if keys[row] != keys[row - 1]), len(keys)]
+    servers: dict[tuple[int, str], _Told] = {}
+    for low, high in pairwise(cuts) if keys else ():
+        segment, server, name, labels = keys[low]
+        told = servers.setdefault((segment, server), {})
+        told.setdefault(name, []).append((labels, times_s[low:high], values[low:high]))
+    yield from servers.items()
+
+
+def _at(beats_s: FloatArray, times_s: FloatArray, values: FloatArray) -> FloatArray:
+    """The value that holds at each beat; NaN before the first."""
+    place = np.searchsorted(times_s, beats_s, side="right") - 1
+    return np.where(place >= 0, values[np.maximum(0, place)], np.nan)
