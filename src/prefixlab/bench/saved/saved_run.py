@@ -97,8 +97,8 @@ def find_runs(path: Path) -> list[SavedRun]:
 
 
 def _run_folders(path: Path, depth: int) -> list[Path]:
-    """A sweep's own folder has settings too, but no records of its own."""
-    if (path / CONFIG).is_file() and ((path / SEGMENTS).is_dir() or (path / SUMMARY).is_file()):
+    """A sweep's own folder has settings and a summary too, but no records of its own."""
+    if (path / CONFIG).is_file() and ((path / SEGMENTS).is_dir() or (path / PARQUET).is_file()):
         return [path]
     if depth == 0 or not path.is_dir():
         return []
