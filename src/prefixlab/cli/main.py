@@ -38,6 +38,9 @@ VERBS: VerbTable = {
         "prefix-ratio": "prefixlab.cli.bench_prefix_ratio",
         "calibrate": "prefixlab.cli.bench_calibrate",
     },
+    "doctor": "prefixlab.cli.doctor",
+    "compare": "prefixlab.cli.compare",
+    "gate": "prefixlab.cli.gate",
     "trace": {
         "analyze": "prefixlab.cli.trace_analyze",
         "convert": "prefixlab.cli.trace_convert",

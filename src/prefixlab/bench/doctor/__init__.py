@@ -1,1 +1,1 @@
-"""Can this number be trusted: one page per run, with a grade."""
+"""Can this number be trusted? One page per run: what was looked at, what was found, a grade."""

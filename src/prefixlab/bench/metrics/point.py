@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from prefixlab.bench.doctor.client_notes import client_notes
+from prefixlab.bench.doctor.diagnosis import Diagnosis
 from prefixlab.bench.ledger.check import CacheCheck, check_cache
 from prefixlab.bench.loadgen.health import ClientHealth
 from prefixlab.bench.metrics import intervals, latencies, windows
@@ -81,6 +82,7 @@ class PointResult:
         saturation: None in closed loop, and where there is too little to tell.
         interrupted: ended before its plan was done.
         fidelity: of the replay of a trace.
+        diagnosis: how far all this can be trusted; None where nobody asked the doctor.
     """
 
     settings: PointSettings
@@ -94,6 +96,7 @@ class PointResult:
     notes: tuple[str, ...] = ()
     interrupted: bool = False
     fidelity: Fidelity | None = None
+    diagnosis: Diagnosis | None = None
 
     @property
     def saturated(self) -> bool:

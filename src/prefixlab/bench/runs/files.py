@@ -26,6 +26,7 @@ from rich.console import Console
 from prefixlab import __version__
 from prefixlab.bench.config.report import RUNS, ReportConfig
 from prefixlab.bench.config.serve import ServeConfig
+from prefixlab.bench.doctor.page import keep_page
 from prefixlab.bench.metrics.point import PointResult
 from prefixlab.bench.metrics.turns import has_turns
 from prefixlab.bench.records.export import join_lines, write_lines
@@ -150,6 +151,7 @@ def finish(
     if has_turns(result.table):
         folder.write_text("turns.csv", turns_csv(result.table))
     folder.write_bytes("health.json", msgspec.json.format(result.health.to_json().encode()) + b"\n")
+    result = keep_page(folder, result)
     folder.write_text("report.txt", as_text(result, "vllm"))
     keys = {"finished": not result.interrupted, **result_keys(result, detailed=detailed)}
     folder.write_json(SUMMARY, keys)

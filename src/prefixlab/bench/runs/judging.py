@@ -14,6 +14,7 @@ from typing import Any
 
 from prefixlab.bench.calibrate.store import calibration_notes
 from prefixlab.bench.config.serve import ServeConfig
+from prefixlab.bench.doctor.page import examined
 from prefixlab.bench.ledger.check import Verdict, delivery_notes
 from prefixlab.bench.ledger.unchecked import FINDS_ITSELF, FORGETS_OTHERWISE, Known, explained
 from prefixlab.bench.loadgen.health import ClientHealth
@@ -95,7 +96,8 @@ def judged(run: Measured) -> PointResult:
     at_end += [*run.notes_at_end, *why_unchecked]
     if bounded is not None and run.config.load.max_concurrency != 1 and check.verdict is Verdict.MORE:
         at_end.append(FORGETS_OTHERWISE)
-    return replace(result, notes=(*result.notes, *at_end, *_result_notes(run, result)))
+    result = replace(result, notes=(*result.notes, *at_end, *_result_notes(run, result)))
+    return examined(result, ignores_eos=run.endpoint.ignore_eos)
 
 
 def _table(run: Measured, number: int) -> RecordTable:

@@ -52,6 +52,8 @@ def point_block(result: PointResult) -> str:
     lines += section("Client", _client_rows(result))
     lines.append("=" * WIDTH)
     lines += [f"note: {note}" for note in shown_notes(result)]
+    if result.diagnosis is not None:
+        lines.append(str(result.diagnosis))
     return "\n".join(lines)
 
 

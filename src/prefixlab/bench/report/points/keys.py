@@ -70,6 +70,7 @@ def result_keys(result: PointResult, *, detailed: bool = False) -> dict[str, Any
         "interrupted": result.interrupted,
         **cache_keys(result.check),
         **turn_keys(result.table),
+        "doctor": None if result.diagnosis is None else result.diagnosis.keys(),
         "client": client_keys(result.health),
         "client_machine": machine_name(),
         "prefixlab_version": __version__,
