@@ -184,7 +184,7 @@ def _of_the_same(
     if formula is None:
         return True
     missing = [np.isnan(formula(t)[np.concatenate(rows)]) for t, rows in ((a, rows_a), (b, rows_b))]
-    return np.array_equal(*missing)
+    return np.array_equal(missing[0], missing[1])
 
 
 def _in_order(table: RecordTable) -> IntArray:
