@@ -190,6 +190,11 @@ def test_a_server_of_another_kind_is_an_error(fake_server: FakeServer) -> None:
             {"sim_profile": "p", "sim_decode_ms_per_row": 1, "sim_speedup": 2.5},
             "p, changed by hand, 2.5 times as fast",
         ),
+        ({"sim_profile": "p", "sim_fault": []}, "p"),
+        (
+            {"sim_profile": "p", "sim_fault": ["bundle=3", "null-cached"]},
+            "p, with faults on purpose: bundle=3, null-cached",
+        ),
     ],
 )
 def test_a_server_that_only_simulates_is_known_by_its_step_times(

@@ -94,7 +94,7 @@ class EngineChoice:
 
         from prefixlab.simulator.profile import profile_of
 
-        sim = {name: _json_number(value) for name, value in as_public_dict(self.sim).items()}
+        sim = {name: _as_json(value) for name, value in as_public_dict(self.sim).items()}
         sim["sim_step_times"] = msgspec.to_builtins(profile_of(self.sim))
         return {name: engine[name] for name in SIM_HONOURS} | sim | shown
 
@@ -129,6 +129,8 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _json_number(value: Any) -> Any:
-    """JSON has no infinity."""
+def _as_json(value: Any) -> Any:
+    """JSON has no infinity and no tuples."""
+    if isinstance(value, tuple):
+        return list(value)
     return str(value) if isinstance(value, float) and math.isinf(value) else value

@@ -281,16 +281,18 @@ def _forgets_oldest(info: Mapping[str, Any]) -> bool:
 
 
 def _simulated(info: Mapping[str, Any]) -> str | None:
-    """`h200-llama-3.1-8b`, and what was changed of it."""
+    """`h200-llama-3.1-8b`, what was changed of it, and what it does wrong on purpose."""
     if "sim_step_times" not in info:
         return None
-    rest = {"sim_step_times", "sim_profile", "sim_speedup", "sim_vocab_size", "sim_eos_rate"}
+    rest = {"sim_step_times", "sim_profile", "sim_speedup", "sim_vocab_size", "sim_eos_rate", "sim_fault"}
+    faults = ", ".join(map(str, info.get("sim_fault") or ()))
     changed = any(name.startswith("sim_") and info[name] is not None for name in info.keys() - rest)
     speedup = info.get("sim_speedup", 1)
     return (
         (_text(info, "sim_profile") or "step times of its own")
         + (", changed by hand" if changed else "")
         + (f", {speedup} times as fast" if speedup != 1 else "")
+        + (f", with faults on purpose: {faults}" if faults else "")
     )
 
 

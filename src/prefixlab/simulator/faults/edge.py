@@ -27,7 +27,7 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 GENERATING = ("/generate", "/v1/completions", "/v1/chat/completions")
 FOREIGN_PROMPT_TOKENS, FOREIGN_OUTPUT_TOKENS = 256, 8
-METRIC = "prefixlab_sim_fault"
+METRIC = "prefixlab:sim_fault"
 
 
 class FaultyEdge:
