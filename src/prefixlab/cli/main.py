@@ -41,6 +41,8 @@ VERBS: VerbTable = {
     "doctor": "prefixlab.cli.doctor",
     "compare": "prefixlab.cli.compare",
     "gate": "prefixlab.cli.gate",
+    "runs": "prefixlab.cli.runs",
+    "report": "prefixlab.cli.report",
     "trace": {
         "analyze": "prefixlab.cli.trace_analyze",
         "convert": "prefixlab.cli.trace_convert",

@@ -1,0 +1,184 @@
+"""What was judged of the runs, laid out: B against A, the cache's ledger, how far each can be trusted.
+
+Owns the layout. Judges nothing: comparisons are `bench/compare`'s, ledger and doctor are read from the runs.
+
+Invariant: what was not judged is not shown; a comparison that cannot be made says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prefixlab.bench.compare.comparison import Comparison, PointComparison, compare
+from prefixlab.bench.compare.difference import MARGIN, Difference
+from prefixlab.bench.compare.side import open_side
+from prefixlab.bench.metrics.intervals import LEVEL
+from prefixlab.bench.records.run_dir import object_in
+from prefixlab.bench.report.html.entries import Entry
+from prefixlab.bench.report.html.markup import Child, Markup, el, folded, table
+from prefixlab.bench.report.html.parts.headline import DOCTOR_FILE, badge
+from prefixlab.bench.report.html.words import NOTHING, figure_name, percent, plain, short
+from prefixlab.core.errors import ConfigError
+
+_MOODS = {
+    "better": "good",
+    "worse": "bad",
+    "no difference": "calm",
+    "undecided": "warn",
+    "fine": "good",
+    "caution": "warn",
+    "bad": "bad",
+    "unknown": "calm",
+}
+_WIDTH, _HEIGHT = 180, 18
+"""Of the picture of an interval, in pixels."""
+
+
+def comparison(entries: Sequence[Entry]) -> Markup | None:
+    """Every folder against the first; nothing of a single one."""
+    sources = list(dict.fromkeys(entry.source for entry in entries))
+    if len(sources) < 2:
+        return None
+    parts: list[Child] = []
+    for other in sources[1:]:
+        try:
+            found = compare(
+                open_side(str(sources[0])), open_side(str(other)), margin=MARGIN, confidence=LEVEL, seed=0
+            )
+        except ConfigError as error:
+            parts.append(el("p", f"Not compared: {error}"))
+        else:
+            parts.append(_compared(found, sources[0].name, other.name))
+    return el("section", el("h2", "Comparison"), parts, id="comparison")
+
+
+def _compared(found: Comparison, a: str, b: str) -> Markup:
+    verdict = [
+        el("strong", b),
+        " against ",
+        el("strong", a),
+        ": ",
+        badge(found.finding, _mood(found.finding)),
+    ]
+    margin = f" Differences within ±{100 * found.margin:g} % are none; intervals hold at {100 * LEVEL:g} %."
+    asked = (
+        None
+        if found.same_question
+        else el("p", badge("The two were asked different questions", "warn"), " ", _questions(found.points))
+    )
+    return el(
+        "div",
+        el("p", verdict, margin),
+        asked,
+        [_point(point) for point in found.points],
+        [el("p", f"Not compared: {words}.") for words in found.unmatched],
+    )
+
+
+def _questions(points: Sequence[PointComparison]) -> str:
+    asked = dict.fromkeys(f"{name}: {plain(a)} and {plain(b)}" for of in points for name, a, b in of.question)
+    return "; ".join(asked)
+
+
+def _point(point: PointComparison) -> Markup:
+    edges = [abs(edge) for of in point.differences for edge in (of.low, of.high) if edge is not None]
+    extent = max([*edges, 0.02])
+    rows: list[list[Child]] = [
+        [
+            figure_name(of.figure),
+            short(of.a),
+            short(of.b),
+            _signed(of.change),
+            NOTHING if of.low is None else f"{_signed(of.low)} … {_signed(of.high)}",
+            _picture(of, extent),
+            badge(of.finding.value, _mood(of.finding.value)),
+        ]
+        for of in point.differences
+    ]
+    heads = ("figure", "A", "B", "change", "interval", f"-{percent(extent)} to +{percent(extent)}", "finding")
+    caption = f"B against A{f', {point.name}' if point.name else ''}"
+    notes = [el("li", note) for note in point.notes]
+    return el("div", table(caption, heads, rows), el("ul", notes) if notes else None)
+
+
+def _signed(share: float | None) -> str:
+    return NOTHING if share is None else f"{100 * share:+.1f} %".replace("-", "-")
+
+
+def _picture(of: Difference, extent: float) -> Markup:
+    """The interval on a line with 0 in its middle; the cells beside it say the same."""
+
+    def x(share: float) -> str:
+        return f"{_WIDTH / 2 + max(-1.0, min(1.0, share / extent)) * (_WIDTH / 2 - 4):.1f}"
+
+    middle = _HEIGHT // 2
+    parts: list[Child] = [el("line", x1=_WIDTH // 2, x2=_WIDTH // 2, y1=0, y2=_HEIGHT, class_="zero")]
+    if of.low is not None and of.high is not None:
+        parts.append(el("line", x1=x(of.low), x2=x(of.high), y1=middle, y2=middle, class_="span"))
+    if of.change is not None:
+        parts.append(el("circle", cx=x(of.change), cy=middle, r=4, class_="at"))
+    return el(
+        "svg",
+        parts,
+        width=_WIDTH,
+        height=_HEIGHT,
+        aria_hidden="true",
+        class_=f"interval {_mood(of.finding.value)}",
+    )
+
+
+def ledger(entries: Sequence[Entry]) -> Markup | None:
+    return None
+
+
+def doctor(entries: Sequence[Entry]) -> Markup | None:
+    """The page of each run; of one alone, open."""
+    told = [(entry, of) for entry in entries if (of := doctor_of(entry)) is not None]
+    if not told:
+        return None
+    pages = [
+        folded([f"{entry.name}: ", _grade(of)], _checks(entry.name, of), opened=len(told) == 1)
+        for entry, of in told
+    ]
+    return el(
+        "section",
+        el("h2", "Can these figures be trusted?"),
+        el("p", "A: nothing speaks against them. B: with what is said. C: only having read this. F: no."),
+        pages,
+        id="doctor",
+    )
+
+
+def doctor_of(entry: Entry) -> Mapping[str, Any] | None:
+    """As its summary has it, or its own file."""
+    found = entry.summary.get("doctor") or object_in(entry.run.path / DOCTOR_FILE)
+    return found if isinstance(found, dict) and found.get("checks") else None
+
+
+def _grade(of: Mapping[str, Any]) -> Markup:
+    grade = str(of.get("grade"))
+    mood = {"A": "good", "B": "good", "C": "warn"}.get(grade, "bad")
+    return badge(f"grade {grade}", mood)
+
+
+def _checks(name: str, of: Mapping[str, Any]) -> Markup:
+    worst_first = ("bad", "caution", "fine", "unknown")
+    checks = sorted(of["checks"], key=lambda check: worst_first.index(check["status"]))
+    rows: list[list[Child]] = [
+        [
+            check["name"],
+            badge(check["status"], _mood(check["status"])),
+            check["figure"],
+            check["limit"],
+            check["distorts"],
+            check["remedy"],
+        ]
+        for check in checks
+    ]
+    heads = ("check", "status", "found", "fine up to", "makes wrong", "what to do")
+    return table(f"{name}: every check", heads, rows)
+
+
+def _mood(word: str) -> str:
+    return _MOODS.get(word, "warn")
