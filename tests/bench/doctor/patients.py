@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,12 +12,11 @@ from prefixlab.bench.doctor.diagnosis import Check, Diagnosis, Status
 from prefixlab.bench.doctor.evidence import Evidence
 from prefixlab.bench.loadgen.health import ClientHealth
 from prefixlab.bench.metrics.point import PointResult, evaluate
-from prefixlab.bench.records.table import RecordTable
+from prefixlab.bench.records.table import IntArray, RecordTable
 from tests.bench.points import a_run, settings_of
 
 NUM_REQUESTS = 600
 """So many that p99 is no luck."""
-Change = Callable[[RecordTable], RecordTable]
 
 
 def healthy_table(
@@ -83,8 +81,6 @@ def troubles(diagnosis: Diagnosis) -> dict[str, str]:
     }
 
 
-def changed(values: Sequence[int] | np.ndarray[Any, Any], rows: slice, to: int) -> np.ndarray[Any, Any]:
-    """A column, with `to` at `rows`."""
-    column = np.array(values)
-    column[rows] = to
-    return column
+def first_rows(values: IntArray, num: int, *, to: int) -> IntArray:
+    """A column, with `to` in its first rows."""
+    return np.where(np.arange(len(values)) < num, to, values)

@@ -8,7 +8,7 @@ Invariant: both give the same diagnosis of the same run.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,12 +18,19 @@ from prefixlab.bench.calibrate.store import Calibration
 from prefixlab.bench.config.report import ReportConfig
 from prefixlab.bench.config.serve import RequestConfig, ServeConfig
 from prefixlab.bench.loadgen.health import ClientHealth
+from prefixlab.bench.metrics import intervals, latencies
 from prefixlab.bench.metrics.point import PointResult, PointSettings, evaluate
-from prefixlab.bench.records.table import RecordTable
+from prefixlab.bench.records.table import FloatArray, RecordTable
 from prefixlab.bench.saved.saved_run import SavedRun
 from prefixlab.core.errors import ConfigError
 
-TRENDS = {"ttft_s": "TTFT", "tpot_s": "TPOT", "e2e_s": "E2E", "e2e_from_intent_s": "E2E from the schedule"}
+SERIES: Mapping[str, Callable[[RecordTable], FloatArray]] = {
+    "TTFT": latencies.ttft_s,
+    "TPOT": latencies.tpot_s,
+    "E2E": latencies.e2e_s,
+    "E2E from the schedule": latencies.e2e_from_intent_s,
+}
+"""What may drift over a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +66,16 @@ class Evidence:
 
     @property
     def trends(self) -> list[str]:
-        """Latencies that drift over the whole run."""
-        return [name for field, name in TRENDS.items() if self.result.has_trend(field)]
+        """Latencies that drift over a whole repeat; one that differs from another repeat does not drift."""
+        repeats = repeats_of(self.result.table)
+        return [name for name, series in SERIES.items() if any(_drifts(table, series) for table in repeats)]
+
+
+def _drifts(table: RecordTable, series: Callable[[RecordTable], FloatArray]) -> bool:
+    """Neighbours resemble each other over all of it, so that no interval of the mean can be given."""
+    values = np.where(table.ok, series(table), np.nan)[np.lexsort((table.sent_s, table.segment))]
+    values = values[~np.isnan(values)]
+    return len(values) >= intervals.FEWEST_VALUES and intervals.of_mean(values) is None
 
 
 def evidence_of(
