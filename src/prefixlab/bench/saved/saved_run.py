@@ -89,18 +89,19 @@ def find_runs(path: Path) -> list[SavedRun]:
     Raises:
         ConfigError: there is none.
     """
-    found = [open_run(folder) for folder in _run_folders(path, MAX_DEPTH)]
+    found = [open_run(folder) for folder in run_folders(path)]
     if not found:
         what = "there is no run in it" if path.is_dir() else "there is no such folder"
         raise ConfigError(f"{path}: {what}")
     return found
 
 
-def _run_folders(path: Path, depth: int) -> list[Path]:
-    """A sweep's own folder has settings and a summary too, but no records of its own."""
+def run_folders(path: Path, depth: int = MAX_DEPTH) -> list[Path]:
+    """Where there are runs, readable or not, in the order of their paths. A sweep's own folder has settings
+    and a summary too, but no records of its own."""
     if (path / CONFIG).is_file() and ((path / SEGMENTS).is_dir() or (path / PARQUET).is_file()):
         return [path]
     if depth == 0 or not path.is_dir():
         return []
     below = sorted(folder for folder in path.iterdir() if folder.is_dir() and folder.name != SEGMENTS)
-    return [found for folder in below for found in _run_folders(folder, depth - 1)]
+    return [found for folder in below for found in run_folders(folder, depth - 1)]

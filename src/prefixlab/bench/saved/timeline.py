@@ -20,7 +20,7 @@ Invariant: what was not measured, or not told, is NaN; a counter that fell began
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -102,17 +102,38 @@ def timeline(run: SavedRun, step_s: float = 1.0) -> dict[str, FloatArray]:
     return {name: np.concatenate([part[name] for part in parts] or [np.empty(0)]) for name in COLUMNS}
 
 
-def metrics_source(run: Path) -> str | None:
-    """What to select a run's server metrics from, in DuckDB's words; None where none were kept. A run that is
-    not finished has them by stretches."""
-    if (run / METRICS).is_file():
-        return f"read_parquet({quoted(run / METRICS)})"
-    parts = sorted((run / SEGMENTS).glob(f"[0-9]*/{METRICS}"))
-    picked = (
-        f"SELECT {int(part.parent.name)}::BIGINT AS segment, * FROM read_parquet({quoted(part)})"
-        for part in parts
-    )
-    return f"({' UNION ALL '.join(picked)})" if parts else None
+def metrics_files(run: Path) -> list[Path]:
+    """Of a run; of one that is not finished, those of its stretches; none where no metrics were kept."""
+    whole = run / METRICS
+    return [whole] if whole.is_file() else sorted((run / SEGMENTS).glob(f"[0-9]*/{METRICS}"))
+
+
+def metrics_source(files: Iterable[Path]) -> str | None:
+    """What to select the rows of such files from, of any number of runs, in DuckDB's words: `run` and
+    `segment` before their own columns. None without files."""
+    whole: list[Path] = []
+    parts: list[Path] = []
+    for path in files:
+        (parts if path.parent.parent.name == SEGMENTS else whole).append(path)
+    picked = []
+    if whole:
+        picked.append(
+            f"SELECT left(filename, length(filename) - {len(METRICS) + 1}) AS run, * EXCLUDE (filename)"
+            f" FROM {parquet_files(whole)}"
+        )
+    if parts:
+        place = f"'^(.*)/{SEGMENTS}/([0-9]+)/{METRICS}$'"
+        picked.append(
+            f"SELECT regexp_extract(filename, {place}, 1) AS run,"
+            f" regexp_extract(filename, {place}, 2)::BIGINT AS segment, * EXCLUDE (filename)"
+            f" FROM {parquet_files(parts)}"
+        )
+    return f"({' UNION ALL BY NAME '.join(picked)})" if picked else None
+
+
+def parquet_files(paths: Iterable[Path]) -> str:
+    """Of several, which need not have the same columns; `filename` says which."""
+    return f"read_parquet([{', '.join(map(quoted, paths))}], filename = true, union_by_name = true)"
 
 
 # The client. ----------------------------------------------------------------------------------------------
@@ -239,7 +260,7 @@ def _sum(parts: Sequence[FloatArray | None], edges: FloatArray) -> FloatArray:
 
 def _heard(run: Path) -> dict[int, list[_Heard]]:
     """By stretches. Series that no figure is made of are not read."""
-    source = metrics_source(run)
+    source = metrics_source(metrics_files(run))
     if source is None:
         return {}
     with duckdb.connect() as database:

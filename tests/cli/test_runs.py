@@ -1,0 +1,103 @@
+"""`prefixlab runs`: what goes where, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prefixlab.cli.main import main
+from tests.bench.saved.saved_runs import save_run, save_sweep
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_run(tmp_path / "one", date="20260101-000000", median_ttft_ms=10.0)
+    save_run(tmp_path / "two", date="20260102-000000", median_ttft_ms=20.0, finished=False)
+    save_sweep(tmp_path / "sweep", {"000": {"date": "20250101-000000"}, "001": {"date": "20250101-000001"}})
+    return tmp_path
+
+
+def test_runs_are_listed_the_newest_last_a_sweep_in_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["runs", str(folder)]) == 0
+
+    out, err = capsys.readouterr()
+    places = [out.index(name) for name in ("sweep: 2 points", "one", "two")]
+    assert places == sorted(places) and "sweep/000" not in out
+    assert f"to go on: prefixlab bench serve --resume {folder}/two" in err
+
+
+def test_points_are_listed_where_they_are_asked_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["runs", str(folder), "--points", "--columns", "name,duration"]) == 0
+
+    out = capsys.readouterr().out
+    assert "sweep/000" in out and "duration" in out and "verdict" not in out
+
+
+def test_json_is_all_there_is_on_stdout(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--filter", "ttft_p50<15", "--filter", "name=one", "--columns", "+p99_itl_ms", "--json"]
+    assert main(["runs", str(folder), *words]) == 0
+
+    (entry,) = json.loads(capsys.readouterr().out)
+    assert entry["name"] == "one" and entry["ttft_p50_ms"] == 10.0 and entry["p99_itl_ms"] > 0
+
+
+def test_sorted_the_other_way_round(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--sort", "ttft_p50", "--reverse", "--filter", "sweep!=x", "--columns", "name", "--csv"]
+    assert main(["runs", str(folder), *words]) == 0
+
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "name" and out.index("two") < out.index("one")
+
+
+def test_a_query_is_answered_in_any_form(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    query = "SELECT count(*) AS n FROM runs"
+    for form, expected in (([], "n"), (["--json"], '"n": 4'), (["--csv"], "n\n4\n")):
+        assert main(["runs", str(folder), "--sql", query, *form]) == 0
+        assert expected in capsys.readouterr().out
+
+
+def test_sql_without_a_query_tells_the_views_and_examples(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["runs", str(folder), "--sql"]) == 0
+
+    out = capsys.readouterr().out
+    assert all(f"{view}\n" in out for view in ("runs", "requests", "metrics", "timeline"))
+    assert 'prefixlab runs --sql "SELECT' in out and "ttft_p50_ms DOUBLE" in out
+
+
+def test_a_broken_folder_is_named_beside_the_list(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "one/config.json").write_text("[]")
+    assert main(["runs", str(folder)]) == 0
+
+    out, err = capsys.readouterr()
+    assert "one/config.json" in err and "two" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--sql", "SELECT 1", "--points"], "--points is for the list"),
+        (["--sql", "SELEC 1"], "--sql: "),
+        (["--filter", "nothing"], "--filter takes key=value"),
+        (["--columns", "verdit"], "did you mean 'verdict'"),
+        (["--sort", "nowhere"], "--sort nowhere"),
+        (["--json", "--csv"], "not allowed with"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(
+    folder: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["runs", str(folder), *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_an_empty_list_says_why(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["runs", str(folder), "--filter", "name=nobody", "--json"]) == 0
+
+    out, err = capsys.readouterr()
+    assert json.loads(out) == [] and "none of 4 runs passes" in err
