@@ -275,7 +275,7 @@ def test_connections_that_users_wait_for(wait_s: float, found: str) -> None:
 
 def test_a_quick_connection_is_none_to_wait_for() -> None:
     table = healthy_table()
-    opened = replace(table, connect_started_s=table.sent_s - 0.0005, connected_s=table.sent_s)
+    opened = replace(table, connect_started_s=table.sent_s - 0.003, connected_s=table.sent_s)
     assert troubles(examined(opened)) == {}
 
 

@@ -16,8 +16,8 @@ from prefixlab.bench.metrics.summary import Metrics
 
 MAX_SCHEDULE_LAG_S, MAX_SCHEDULE_LAG_SHARE = 0.005, 0.01
 MAX_CONNECT_SHARE, BAD_CONNECT_SHARE = 0.1, 0.5
-MIN_CONNECT_S = 0.001
-"""A connection within the same house takes less, whatever share of a quick TTFT that is."""
+MIN_CONNECT_S = 0.005
+"""Connections within the same house take less, a burst of them too, whatever share of a quick TTFT it is."""
 MIN_STEADY_SHARE = 0.3
 FEWEST_BEYOND = 5
 """Values beyond a percentile, for it to be more than the luck of one."""
