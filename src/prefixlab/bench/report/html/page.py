@@ -125,8 +125,8 @@ def _data(data: object) -> Markup:
 
 @cache
 def _joined(names: Sequence[str]) -> Markup:
-    """Files of `assets/`, one after another; none holds an end tag (a test looks). A licence goes with what it
-    is about, as a comment."""
+    """Files of `assets/`, one after another; none holds an end tag (a test looks). A licence goes with what
+    it is about, as a comment."""
     folder = resources.files(__package__) / "assets"
     texts = [(name, (folder / name).read_text(encoding="utf-8")) for name in names]
     return Markup("\n".join(f"/* {text} */" if name.endswith(".txt") else text for name, text in texts))

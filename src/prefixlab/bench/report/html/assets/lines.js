@@ -108,7 +108,7 @@ class LineChart {
           space: 60,
           label: spec.xLabel,
           ...(few ? { splits: () => this.x, filter: (_, at) => at } : {}),
-          ...(few || !isLog ? {} : { splits: (_, __, low, high) => logTicks(low, high), filter: (_, at) => at }),
+          ...(few || !isLog ? {} : { splits: (plot, _, low, high) => logTicks(low, high, plot.width - 90), filter: (_, at) => at }),
           values: (_, at) => at.map((v) => (v === null ? "" : few ? spec.ticks[this.x.indexOf(v)] : tickWord(v))),
         },
         {
@@ -219,16 +219,18 @@ class LineChart {
   }
 }
 
-/** Round places of a logarithmic axis: as few kinds of lead as give four ticks; within less than that, even steps. */
-function logTicks(low, high) {
+/** Round places of a logarithmic axis, not too close: as few kinds of lead as give four; else even steps. */
+function logTicks(low, high, pixels) {
+  const apart = (at, other) => (Math.log(other / at) / Math.log(high / low)) * pixels;
   for (const leads of [[1], [1, 2, 5], [1, 1.5, 2, 3, 4, 5, 6, 8]]) {
     const ticks = [];
     for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power++)
       for (const lead of leads) ticks.push(Number((lead * 10 ** power).toPrecision(6)));
     const inside = ticks.filter((at) => at >= low && at <= high);
-    if (inside.length >= 4) return inside;
+    const kept = inside.filter((at, i) => !i || apart(inside[i - 1], at) > 30);
+    if (kept.length >= 4) return kept;
   }
-  return ticksWithin(low, high, 500).map(({ at }) => at);
+  return ticksWithin(low, high, pixels).map(({ at }) => at);
 }
 
 function tickWord(value) {

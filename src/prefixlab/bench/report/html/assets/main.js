@@ -56,9 +56,14 @@ class TimelineView {
     this.unpacked = new Map();
     this.charts = [];
     this.zoom = new Zoom((range) => this.onRange(range));
-    const raster = (name, paint) =>
-      new Raster(document.getElementById(`raster-${name}`), document.getElementById(`raster-${name}-readout`), paint, this.zoom);
-    this.rasters = [raster("lanes", paintLanes), raster("tokens", paintTokens)];
+    const raster = (name, paint, lanesEvery) => {
+      const [canvas, readout] = ["", "-readout"].map((part) => document.getElementById(`raster-${name}${part}`));
+      return new Raster(canvas, readout, paint, this.zoom, lanesEvery);
+    };
+    this.rasters = [
+      raster("lanes", paintLanes, () => 1),
+      raster("tokens", paintTokens, (spec) => spec.tokensEvery),
+    ];
     for (const button of document.querySelectorAll("[data-zoom]"))
       button.addEventListener("click", () => this.zoom.act(button.dataset.zoom));
     const choice = document.getElementById("time-run");
@@ -83,7 +88,6 @@ class TimelineView {
     for (const words of document.querySelectorAll(".raster-words")) words.textContent = spec.words;
     const tall = Math.max(140, Math.min(460, 46 + spec.numLanes * 11));
     for (const raster of this.rasters) {
-      raster.canvas.height = tall;
       raster.canvas.style.height = `${tall}px`;
       raster.show(columns);
     }
@@ -125,6 +129,7 @@ let before = null;
 addEventListener("beforeprint", () => {
   before = { theme: document.documentElement.dataset.theme, opened: [] };
   document.documentElement.dataset.theme = "light";
+  document.documentElement.dataset.printing = "yes"; // as wide as paper, before anything is drawn for it
   for (const details of document.querySelectorAll("details:not([open])")) {
     details.open = true;
     before.opened.push(details);
@@ -137,6 +142,7 @@ addEventListener("afterprint", () => {
   else delete document.documentElement.dataset.theme;
   for (const details of before.opened) details.open = false;
   before = null;
+  delete document.documentElement.dataset.printing;
   redraw();
 });
 

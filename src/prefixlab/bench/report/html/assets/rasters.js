@@ -2,8 +2,8 @@
    the keyboard do on them; the range of time is main.js's, told by `setRange`. */
 "use strict";
 
-const LEFT = 64;
-const RIGHT = 8;
+const LEFT = 78; // as of LineChart's plots: one axis, one width
+const RIGHT = 14;
 const BOTTOM = 40;
 const UNKNOWN = 2 ** 32 - 1;
 
@@ -32,8 +32,9 @@ function lowerBound(column, value) {
 }
 
 class Raster {
-  constructor(canvas, readout, paint, zoom) {
-    Object.assign(this, { canvas, readout, paint, zoom });
+  /** `lanesEvery(spec)`: one lane of so many has something to show, and gets a row. */
+  constructor(canvas, readout, paint, zoom, lanesEvery) {
+    Object.assign(this, { canvas, readout, paint, zoom, lanesEvery });
     this.draw = oncePerFrame(() => this.drawNow());
     canvas.addEventListener("wheel", (event) => this.onWheel(event), { passive: false });
     canvas.addEventListener("pointerdown", (event) => this.onDown(event));
@@ -63,7 +64,9 @@ class Raster {
     pen.scale(ratio, ratio);
     const [low, high] = this.zoom.range;
     this.toX = (seconds) => LEFT + ((seconds - low) / (high - low)) * (this.width - LEFT - RIGHT);
-    this.laneHeight = (this.height - BOTTOM) / Math.max(1, columns.spec.numLanes);
+    this.every = this.lanesEvery(columns.spec);
+    this.numRows = Math.max(1, Math.ceil(columns.spec.numLanes / this.every));
+    this.laneHeight = (this.height - BOTTOM) / this.numRows;
     pen.save();
     pen.beginPath();
     pen.rect(LEFT, 0, this.width - LEFT - RIGHT, this.height - BOTTOM);
@@ -94,9 +97,9 @@ class Raster {
     pen.fillText("s", (LEFT + this.width - RIGHT) / 2, floor + 23);
     pen.textAlign = "right";
     pen.textBaseline = "middle";
-    const { numLanes } = this.columns.spec;
-    for (const { at, text } of ticksWithin(0, numLanes, floor, 50)) {
-      if (Number.isInteger(at) && at < numLanes) pen.fillText(text, LEFT - 6, Math.max(7, (at + 0.5) * this.laneHeight));
+    for (const { at } of ticksWithin(0, this.numRows, floor, 50)) {
+      if (Number.isInteger(at) && at < this.numRows)
+        pen.fillText(String(at * this.every), LEFT - 6, Math.max(7, (at + 0.5) * this.laneHeight));
     }
     pen.save();
     pen.translate(12, floor / 2);
@@ -128,7 +131,7 @@ class Raster {
       const moved = ((this.held.x - event.offsetX) / (this.width - LEFT - RIGHT)) * (high - low);
       this.zoom.set(low + moved, high + moved);
     } else {
-      this.describe(this.secondsAt(event.offsetX), Math.floor(event.offsetY / this.laneHeight));
+      this.describe(this.secondsAt(event.offsetX), Math.floor(event.offsetY / this.laneHeight) * this.every);
     }
   }
 
@@ -217,13 +220,13 @@ function paintTokens(pen, raster, columns, from, to) {
   const origin = raster.toX(0);
   const first = columns.tokenStart[from];
   const last = columns.tokenStart[to];
-  const room = ((raster.width - LEFT) * columns.spec.numLanes) / columns.spec.tokensEvery;
+  const room = (raster.width - LEFT) * raster.numRows;
   const wide = 1;
   pen.globalAlpha = Math.max(0.12, Math.min(0.9, room / Math.max(1, (last - first) * 2)));
   pen.fillStyle = colour("s0");
   const gap = raster.laneHeight > 4 ? 1 : 0;
   for (let i = from; i < to; i++) {
-    const y = columns.lane[i] * raster.laneHeight;
+    const y = (columns.lane[i] / raster.every) * raster.laneHeight;
     for (let at = columns.tokenStart[i]; at < columns.tokenStart[i + 1]; at++)
       pen.fillRect(origin + columns.tokenAt[at] * perTick - wide / 2, y, wide, Math.max(0.8, raster.laneHeight - gap));
   }

@@ -67,7 +67,7 @@ def _chart(name: str, entries: Sequence[Entry]) -> Chart | None:
     return Chart(
         name=f"cdf-{name}",
         title=title,
-        caption=f"Share {unit} that took no longer. The axis is logarithmic; drag to zoom into the tail.",
+        caption=f"Share {unit} that took no longer. The axis is logarithmic.",
         x_label="ms",
         y_label=f"% {unit}",
         x=x,

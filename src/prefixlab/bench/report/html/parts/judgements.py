@@ -99,7 +99,7 @@ def _point(point: PointComparison) -> Markup:
     heads = ("figure", "A", "B", "change", "interval", f"-{percent(extent)} to +{percent(extent)}", "finding")
     caption = f"B against A{f', {point.name}' if point.name else ''}"
     notes = [el("li", note) for note in point.notes]
-    return el("div", table(caption, heads, rows), el("ul", notes) if notes else None)
+    return el("div", table(caption, heads, rows, classes="figures"), el("ul", notes) if notes else None)
 
 
 def _signed(share: float | None) -> str:

@@ -15,7 +15,8 @@ import numpy as np
 from prefixlab.bench.report.html.chart import Chart, Line
 from prefixlab.bench.report.html.lanes import Spans
 from prefixlab.bench.saved.saved_run import SavedRun
-from prefixlab.bench.saved.timeline import metrics_source, timeline
+from prefixlab.bench.saved.timeline import timeline
+from prefixlab.bench.witness.samples import METRICS
 
 MAX_STEPS = 400
 
@@ -64,7 +65,7 @@ def server_charts(run: SavedRun, spans: Spans) -> list[Chart]:
     Raises:
         ConfigError: what was kept cannot be read.
     """
-    if metrics_source(run.path) is None:
+    if not any(run.path.glob(f"**/{METRICS}")):
         return []
     step_s = max(1.0, spans.duration_s / MAX_STEPS)
     columns = timeline(run, step_s)

@@ -256,6 +256,12 @@ def _canvas(name: str, title: str, caption: str) -> Markup:
             aria_describedby=f"raster-{name}-about",
         ),
         el("p", class_="readout", id=f"raster-{name}-readout", aria_live="polite"),
-        el("figcaption", caption, el("span", class_="raster-words"), " ", keys, id=f"raster-{name}-about"),
+        el(
+            "figcaption",
+            caption,
+            el("span", class_="raster-words"),
+            el("span", f" {keys}", class_="hint"),
+            id=f"raster-{name}-about",
+        ),
         class_="chart wide",
     )

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from prefixlab.bench.report.html import page as page_file
+from prefixlab.bench.report.html.entries import entries_of, sweep_of
+from prefixlab.bench.report.html.page import report
+from prefixlab.core.errors import ConfigError
+from tests.bench.report.html.runs import HOSTILE, a_run, a_sweep
+from tests.bench.saved.saved_runs import save_metrics, save_run
+
+ASSETS = resources.files("prefixlab.bench.report.html") / "assets"
+
+
+def sections(page: str) -> list[str]:
+    return re.findall(r'<section id="([a-z]+)">', page)
+
+
+def data_of(page: str) -> dict[str, dict[str, object]]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page)
+    assert found is not None
+    return dict(json.loads(found[1]))
+
+
+def test_one_run_has_the_sections_it_has_data_for(tmp_path: Path) -> None:
+    page = report([a_run(tmp_path / "run")])
+    shown = ["figures", "distributions", "timeline", "settings", "definitions"]
+    assert [name for name in sections(page) if name != "notes"] == shown
+    assert list(data_of(page)["charts"]) == ["cdf-ttft", "cdf-tpot", "cdf-itl", "cdf-e2e"]
+
+
+def test_a_sweep_has_curves_against_what_was_swept(tmp_path: Path) -> None:
+    page = report([a_sweep(tmp_path / "sweep")])
+    assert "<h2>Against max-concurrency</h2>" in page
+    names = list(data_of(page)["charts"])
+    assert names[:5] == ["curve-throughput", "curve-ttft", "curve-tpot", "curve-e2e", "curve-hits"]
+    assert len(data_of(page)["timelines"]) == 4
+
+
+def test_several_runs_are_compared_with_the_first(tmp_path: Path) -> None:
+    page = report([a_run(tmp_path / "before", label="before"), a_run(tmp_path / "after", label="after")])
+    assert "<strong>after</strong> against <strong>before</strong>" in page
+    assert "comparison" in sections(page)
+
+
+def test_failures_stand_at_the_head_and_in_a_table(tmp_path: Path) -> None:
+    page = report([a_run(tmp_path / "run", failed=3)])
+    assert "3 of 203 requests failed" in page
+    assert "<td>http_status</td><td>3</td><td><code>HTTP 503: full" in page
+
+
+def test_a_run_that_did_not_end_says_so(tmp_path: Path) -> None:
+    assert "not finished" in report([a_run(tmp_path / "run", finished=False)])
+
+
+def test_a_run_that_was_killed_can_be_shown_as_far_as_it_went(tmp_path: Path) -> None:
+    page = report([save_run(tmp_path / "run", finished=None)])
+    assert "not finished" in page
+    assert "timeline" not in sections(page)
+
+
+def test_the_doctors_page_is_there_worst_first(tmp_path: Path) -> None:
+    def check(name: str, status: str) -> dict[str, str]:
+        return {"name": name, "status": status, "figure": "f", "limit": "l", "distorts": "d", "remedy": "r"}
+
+    doctor = {"grade": "C", "checks": [check("stamps", "fine"), check("failures", "bad")]}
+    page = report([a_run(tmp_path / "run", doctor=doctor)])
+    assert "Trust: C" in page
+    assert page.index('<th scope="row">failures</th>') < page.index('<th scope="row">stamps</th>')
+
+
+def test_what_the_server_said_of_itself_is_on_the_same_axis(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run")
+    told = "# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running 3\n"
+    save_metrics(run, {float(beat): told for beat in range(20)})
+    (timeline,) = data_of(report([run]))["timelines"]
+    assert [chart["title"] for chart in timeline["charts"]][2:] == ["Server: requests"]
+
+
+def test_text_of_strangers_is_never_markup(tmp_path: Path) -> None:
+    page = report(
+        [
+            a_run(
+                tmp_path / "run",
+                failed=1,
+                label=HOSTILE,
+                model_id=HOSTILE,
+                verdict=HOSTILE,
+                notes=[HOSTILE],
+                failures={HOSTILE: 1},
+            )
+        ]
+    )
+    assert "<img" not in page
+    assert page.count("<script") == 2
+    assert page.count("</script>") == 2
+
+
+def test_the_policy_allows_what_is_in_the_page_and_nothing_else(tmp_path: Path) -> None:
+    page = report([a_run(tmp_path / "run")])
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
+    assert policy is not None
+    allowed = policy[1].replace("&#x27;", "'")
+    assert allowed.startswith("default-src 'none'; ")
+    for tag in ("script", "style"):
+        content = re.search(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        assert content is not None
+        digest = base64.b64encode(hashlib.sha256(content[1].encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}';" in allowed
+    assert " style=" not in page.replace(".style=", "")
+    assert "unsafe" not in allowed
+
+
+@pytest.mark.parametrize("name", [*page_file.SCRIPTS, *page_file.STYLES])
+def test_no_asset_ends_its_own_element(name: str) -> None:
+    text = (ASSETS / name).read_text()
+    assert "</script" not in text.lower() and "</style" not in text.lower() and "<!--" not in text
+
+
+def test_vendored_files_are_the_ones_that_were_taken() -> None:
+    written = (ASSETS / "VENDORED.md").read_text()
+    for name in ("uPlot.iife.min.js", "uPlot.min.css"):
+        assert hashlib.sha256((ASSETS / name).read_bytes()).hexdigest() in written
+
+
+def test_names_tell_runs_apart(tmp_path: Path) -> None:
+    entries = entries_of([a_sweep(tmp_path / "a"), a_sweep(tmp_path / "b")])
+    assert entries[0].name == "a: max-concurrency 1"
+    assert len({entry.name for entry in entries}) == 8
+    sweep = sweep_of(entries)
+    assert sweep is not None
+    assert (sweep.option, sweep.values, list(sweep.lines)) == ("max-concurrency", (1, 2, 4, 8), ["a", "b"])
+
+
+def test_runs_of_one_label_are_numbered(tmp_path: Path) -> None:
+    entries = entries_of([a_run(tmp_path / "a", label="x"), a_run(tmp_path / "b", label="x")])
+    assert [entry.name for entry in entries] == ["x", "x #2"]
+    assert sweep_of(entries) is None
+
+
+def test_a_folder_is_shown_once_however_often_it_is_named(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "a")
+    assert len(entries_of([run, tmp_path, run])) == 1
+
+
+def test_where_there_is_no_run_it_says_where(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=re.escape(str(tmp_path))):
+        report([tmp_path])
