@@ -36,6 +36,8 @@ from prefixlab.bench.runs.point import Asker, Outline, load_of, rest_of
 from prefixlab.bench.runs.sessions import ended_ids, has_sessions, settled_sessions
 from prefixlab.bench.targets.cold_start import Coldness
 from prefixlab.bench.targets.endpoint import Endpoint
+from prefixlab.bench.witness.scrape import MetricsScrape
+from prefixlab.bench.witness.witness import Witness, watched_by
 from prefixlab.core.clock import wall_time_label
 from prefixlab.core.errors import TargetError
 from prefixlab.core.seams import Tokenizer
@@ -119,6 +121,7 @@ class ServeRun:
         self._cold = cold
         self._swept = swept or {}
         self._watcher = watcher or Unwatched()
+        self._witnesses = _witnesses(endpoint, config)
         self._health: list[ClientHealth] = []
         self._notes: list[str] = []
         self._notes_at_end: list[str] = []
@@ -264,12 +267,14 @@ class ServeRun:
         times = f"repeat {repeat.number + 1} of {self._config.load.repeats}"
         self._watcher.describe(times if self._config.load.repeats > 1 else "sending")
         segment = self._begin(repeat)
-        drive = self._endpoint.driver.run(
-            self._plan(repeat, self._done(repeat)),
-            load_of(self._config, spent_s=repeat.spent_s),
-            on_progress=self._watcher.update,
-            folder=None if segment is None else segment.folder,
-        )
+        folder = None if segment is None else segment.folder
+        with watched_by(self._witnesses, folder, self._notes):
+            drive = self._endpoint.driver.run(
+                self._plan(repeat, self._done(repeat)),
+                load_of(self._config, spent_s=repeat.spent_s),
+                on_progress=self._watcher.update,
+                folder=folder,
+            )
         self._end(repeat, segment, drive)
 
     def _plan(self, repeat: _Repeat, done: set[str]) -> Iterator[Planned]:
@@ -344,3 +349,11 @@ class ServeRun:
                 gone=self._gone,
             )
         )
+
+
+def _witnesses(endpoint: Endpoint, config: ServeConfig) -> list[Witness]:
+    """Who looks at the server from the side while requests are under way."""
+    witnesses: list[Witness] = []
+    if config.report.scrape_interval:
+        witnesses.append(MetricsScrape.of(endpoint, config.report.scrape_interval))
+    return witnesses
