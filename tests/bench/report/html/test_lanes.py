@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -88,9 +90,7 @@ def test_one_lane_alone_is_cut_where_it_is_too_long() -> None:
 def test_tokens_go_with_their_requests() -> None:
     table = table_of([(0, 0, 1, 2), (1, 1, 1, 1)])
     lanes = lanes_of(table, spans_of(table), 10, 10)
-    found = [
-        lanes.token_s[a:b].tolist() for a, b in zip(lanes.token_start, lanes.token_start[1:], strict=False)
-    ]
+    found = [lanes.token_s[a:b].tolist() for a, b in pairwise(lanes.token_start)]
     assert found == [[1.0, 3.0], [3.0, 4.0]]
 
 
