@@ -142,6 +142,8 @@ def saved_point(run: SavedRun) -> tuple[PointResult, bool]:
 
 def repeats_of(table: RecordTable) -> list[RecordTable]:
     """Pooled rows apart again: a repeat sends every request once, a stretch of a resumed one the rest."""
+    if len(np.unique(table.segment)) < 2:
+        return [table]
     repeats: list[list[int]] = []
     seen: set[str] = set()
     ids = np.asarray(table.request_id)
@@ -152,4 +154,4 @@ def repeats_of(table: RecordTable) -> list[RecordTable]:
             seen = set()
         repeats[-1].append(segment)
         seen |= here
-    return [table.select(np.isin(table.segment, segments)) for segments in repeats] or [table]
+    return [table.select(np.isin(table.segment, segments)) for segments in repeats]

@@ -52,6 +52,8 @@ def points_table(results: Sequence[PointResult]) -> Table:
     columns += ["hit\n%", "ex-\npected", "cache\nverdict"] if any_hits else []
     columns += ["good\n%", "good-\nput"] if any_goodput else []
     columns += ["ended"] if any_early else []
+    any_examined = any(result.diagnosis for result in results)
+    columns += ["trust"] if any_examined else []
     for column in columns:
         # fold: where there is too little room, a figure goes on in the next line and is never cut
         table.add_column(escape(column), justify="right", overflow="fold")
@@ -65,6 +67,8 @@ def points_table(results: Sequence[PointResult]) -> Table:
             cells += _goodput_cells(result)
         if any_early:
             cells.append("[red]early[/]" if result.interrupted else "")
+        if any_examined:
+            cells.append("" if result.diagnosis is None else result.diagnosis.grade)
         table.add_row(*cells)
     return table
 
@@ -101,6 +105,7 @@ def _flat(result: PointResult) -> dict[str, Any]:
     figures = result_keys(result)
     single = {key: value for key, value in figures.items() if not isinstance(value, dict | list)}
     said = {} if result.fidelity is None else {"fidelity": str(result.fidelity)}
+    said |= {} if result.diagnosis is None else {"trust": result.diagnosis.grade}
     return {**result.settings.swept, **single, **said, "passes": passes(result)}
 
 

@@ -27,6 +27,8 @@ def _vllm(console: Console, result: PointResult) -> None:
 
 def _table(console: Console, result: PointResult) -> None:
     console.print(point_table(result))
+    if result.diagnosis is not None:
+        console.print(str(result.diagnosis), markup=False, highlight=False, soft_wrap=True)
 
 
 def _json(console: Console, result: PointResult) -> None:
