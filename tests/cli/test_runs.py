@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from prefixlab.cli.main import main
+from tests.bench.fake_server import FakeServer
 from tests.bench.saved.saved_runs import save_run, save_sweep
+
+SMALL = ["--num-prompts", "12", "--random-input-len", "40", "--random-output-len", "4", "--no-progress"]
 
 
 @pytest.fixture
@@ -101,3 +104,46 @@ def test_an_empty_list_says_why(folder: Path, capsys: pytest.CaptureFixture[str]
 
     out, err = capsys.readouterr()
     assert json.loads(out) == [] and "none of 4 runs passes" in err
+
+
+# From a run to its metrics. -------------------------------------------------------------------------------
+
+
+def measured(server: FakeServer, path: Path, *words: str) -> int:
+    return main(["bench", "serve", "--base-url", server.url, *SMALL, "--run-dir", str(path), *words])
+
+
+def test_a_run_keeps_what_its_server_said_of_itself_from_before_to_after_it(
+    fake_server: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert measured(fake_server, tmp_path / "r", "--repeats", "2", "--scrape-interval", "0.05") == 0
+    capsys.readouterr()
+    query = (
+        "SELECT segment, min(m.time_s) < min(sent_s) AND max(m.time_s) > max(last_s) AS all_of_it"
+        " FROM metrics m JOIN requests USING (run, segment) WHERE m.name = 'sglang:x' GROUP BY 1 ORDER BY 1"
+    )
+    assert main(["runs", str(tmp_path), "--sql", query, "--json"]) == 0
+
+    seen = json.loads(capsys.readouterr().out)
+    assert seen == [{"segment": 0, "all_of_it": True}, {"segment": 1, "all_of_it": True}]
+
+
+def test_nobody_looks_where_nobody_shall(fake_server: FakeServer, tmp_path: Path) -> None:
+    assert measured(fake_server, tmp_path / "r", "--scrape-interval", "0") == 0
+
+    assert not list(tmp_path.rglob("metrics.parquet"))
+
+
+def test_a_server_that_tells_no_metrics_is_noted_once(fake_server: FakeServer, tmp_path: Path) -> None:
+    fake_server.behaviour.known_endpoints = frozenset({"server_info", "models"})
+    assert measured(fake_server, tmp_path / "r", "--repeats", "2") == 0
+
+    notes = json.loads((tmp_path / "r/summary.json").read_text())["notes"]
+    assert sum("tells no metrics" in note for note in notes) == 1
+
+
+@pytest.mark.parametrize("interval", ["-1", "0.001", "nan", "inf"])
+def test_an_interval_that_is_none_is_refused(interval: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["bench", "serve", "--base-url", "http://127.0.0.1:9", f"--scrape-interval={interval}"]
+    assert main(words) == 2
+    assert "--scrape-interval is 0 (off) or at least 0.05" in capsys.readouterr().err

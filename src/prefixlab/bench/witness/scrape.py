@@ -81,11 +81,12 @@ class MetricsScrape:
             return []
         for watch in self._watches.values():
             watch.tell_to_end()
+        last_s = self._clock.now() + LAST_WAIT_S
         notes: list[str] = []
         seen: dict[str, Samples] = {}
         starts_s = self._starts_s(self._folder)
         for url, watch in self._watches.items():
-            samples = watch.end(LAST_WAIT_S)
+            samples = watch.end(max(0.0, last_s - self._clock.now()))
             notes += [f"{url}: {note}" if len(self._servers) > 1 else note for note in watch.notes()]
             if watch.is_silent:
                 self._silent.add(url)
