@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 import msgspec
@@ -135,7 +135,7 @@ class FaultyEdge:
         return started
 
     @contextlib.asynccontextmanager
-    async def _foreign_traffic(self, app: App) -> Any:
+    async def _foreign_traffic(self, app: App) -> AsyncIterator[None]:
         async def keep_coming() -> None:
             async with asyncio.TaskGroup() as asked:
                 while True:
