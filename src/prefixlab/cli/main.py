@@ -36,6 +36,7 @@ VERBS: VerbTable = {
         "trace": "prefixlab.cli.bench_trace",
         "sessions": "prefixlab.cli.bench_sessions",
         "prefix-ratio": "prefixlab.cli.bench_prefix_ratio",
+        "saturate": "prefixlab.cli.bench_saturate",
         "calibrate": "prefixlab.cli.bench_calibrate",
     },
     "doctor": "prefixlab.cli.doctor",

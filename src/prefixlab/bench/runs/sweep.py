@@ -82,7 +82,7 @@ def run_sweep(
                     try_out(endpoint, point.config)
                     tried = True
                 only_read = _is_done(folder, point)
-                result, gone = _measure(point, endpoint, make_tokenizer, folder, watcher)
+                result, gone = measure_point(point, endpoint, make_tokenizer, folder, watcher)
                 if not only_read:
                     on_point(point, result)
                 yield result
@@ -126,14 +126,18 @@ def _has_begun(folder: Path | None, point: SweepPoint) -> bool:
     return folder is not None and (folder / point.name / CONFIG).exists()
 
 
-def _measure(
+def measure_point(
     point: SweepPoint,
     endpoint: Endpoint,
     make_tokenizer: MakeTokenizer,
     folder: Path | None,
     watcher: Watcher,
 ) -> tuple[PointResult, str | None]:
-    """Also why the server could not be asked to the end."""
+    """One point, in a folder of its name below `folder`; a finished one is only read.
+
+    Returns:
+        Also why the server could not be asked to the end.
+    """
     config = point.config
     notes: list[str] = []
     with ExitStack() as resources:

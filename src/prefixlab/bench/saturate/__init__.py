@@ -1,0 +1,1 @@
+"""The largest load that still meets its objectives, in few probes."""
