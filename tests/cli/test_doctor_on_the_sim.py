@@ -119,6 +119,37 @@ def test_too_few_requests_are_named(tmp_path: Path, server: str) -> None:
     assert not_fine(said) == {"sample size": "caution"}
 
 
+def test_prompts_faster_under_load_than_alone_are_named_although_no_hit_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long_prompts = ["--sim-prefill-tokens-per-s", "20000", "--sim-fault", "null-cached"]
+    with embedded_server([*SIM, *long_prompts]) as url:
+        sent = str(tmp_path / "prompts.jsonl")
+        alone = [
+            "--base-url",
+            url,
+            "--random-input-len",
+            "1024",
+            "--random-output-len",
+            "2",
+            "--max-concurrency",
+            "1",
+            "--save-workload",
+            sent,
+        ]
+        measured(tmp_path / "alone", *alone, num_prompts=20)
+        again = ["bench", "serve", "--base-url", url, "--backend", "prefixlab", "--dataset-name", "saved"]
+        again += ["--dataset-path", sent, "--max-concurrency", "8", "--run-dir", str(tmp_path / "again")]
+        assert main(again) == 0
+        capsys.readouterr()
+    assert main(["doctor", "--json", str(tmp_path)]) == 0
+    by_name = {
+        said["path"].removeprefix(f"{tmp_path}/"): said for said in json.loads(capsys.readouterr().out)
+    }
+    assert status(by_name["alone/run"], "faster under load") == "fine"
+    assert status(by_name["again"], "faster under load") == "caution"
+
+
 def test_a_target_in_this_process_is_named(tmp_path: Path) -> None:
     said = measured(tmp_path, *SIM, "--backend", "in-process")
     assert not_fine(said) == {"in-process target": "caution"}
