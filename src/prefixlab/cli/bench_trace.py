@@ -197,15 +197,18 @@ def notes_of(points: list[SweepPoint]) -> list[str]:
 
 def check_strictly(points: list[SweepPoint], results: list[PointResult]) -> None:
     """Raises GateError where a cache did not serve what an ideal one would have, or a request failed."""
-    from prefixlab.bench.ledger.check import Verdict
     from prefixlab.bench.report.console import counted
     from prefixlab.core.errors import GateError
 
     wrong = [
-        f"{point.name}: cached tokens {result.check.words}, {result.metrics.failed} of "
+        f"{point.name}: cached tokens {_verdict(result)}, {result.metrics.failed} of "
         f"{counted(result.metrics.planned, 'request')} failed"
         for point, result in zip(points, results, strict=True)
-        if result.check.verdict is not Verdict.CONSISTENT or result.metrics.failed
+        if result.ledger is None or not result.ledger.is_consistent or result.metrics.failed
     ]
     if wrong:
         raise GateError("--strict: " + "; ".join(wrong))
+
+
+def _verdict(result: PointResult) -> str:
+    return result.check.words if result.ledger is None else result.ledger.words

@@ -8,6 +8,7 @@ Invariant: what was measured is shown, also when the run ends early.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         print(plan_text(options, page_size))
         return 0
     with endpoint_under_test(target, args, TargetConfig, WarmCacheConfig) as endpoint:
-        points = measure(endpoint, options, outputs, place_of(target, endpoint))
+        points = measure(endpoint, options, outputs, place_of(target, endpoint), target.kv_events)
     judge(points, strict=config.strict)
     return 0
 
@@ -74,7 +75,13 @@ class Outputs:
     plot: Path | None
 
 
-def measure(endpoint: Endpoint, options: WarmCacheOptions, outputs: Outputs, place: str) -> list[PooledPoint]:
+def measure(
+    endpoint: Endpoint,
+    options: WarmCacheOptions,
+    outputs: Outputs,
+    place: str,
+    kv_events: Sequence[str] = (),
+) -> list[PooledPoint]:
     """Measure and show; what was measured is shown also on the way out with an error, or interrupted."""
     from prefixlab.bench.report.progress import ProgressBar
     from prefixlab.bench.report.sweep import pool_points
@@ -85,7 +92,7 @@ def measure(endpoint: Endpoint, options: WarmCacheOptions, outputs: Outputs, pla
         watcher = Watcher(endpoint, options, outputs.lines, bar)
         bar.describe("trial request")
         try:
-            run_warm_cache(endpoint, options, watcher)
+            run_warm_cache(endpoint, options, watcher, kv_events=kv_events)
         finally:
             bar.stop()
             points = pool_points(watcher.runs)
@@ -183,13 +190,10 @@ def _failures(points: list[PooledPoint]) -> list[str]:
 
 def _mismatches(points: list[PooledPoint]) -> list[str]:
     """One sentence for each verdict other than consistent, with the points that have it."""
-    from prefixlab.bench.ledger.check import Verdict
-
+    wrong = [point for point in points if not point.is_consistent]
     return [
-        f"cached tokens {same[0].check.words} at {_percents(same)}"
-        for verdict in Verdict
-        if verdict is not Verdict.CONSISTENT
-        and (same := [point for point in points if point.check.verdict is verdict])
+        f"cached tokens {words} at {_percents([point for point in wrong if point.verdict_words == words])}"
+        for words in dict.fromkeys(point.verdict_words for point in wrong)
     ]
 
 

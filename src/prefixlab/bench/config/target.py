@@ -36,6 +36,7 @@ OF_CONNECTIONS = frozenset(
         "request_timeout_s",
         "reuse_connections",
         "kernel_stamps",
+        "kv_events",
         "num_workers",
         "ray",
     }
@@ -100,6 +101,12 @@ class TargetConfig:
     )
     reuse_connections: bool = setting(True, "send the next request on a connection that has answered one")
     kernel_stamps: bool = setting(True, "take arrival times from the kernel, where it gives them")
+    kv_events: tuple[str, ...] = setting(
+        (),
+        "where the server publishes KV events, as tcp://host:port, of several servers each: what its cache "
+        "evicts during the run is counted (default: where the server says)",
+        metavar="ADDRESS",
+    )
     num_workers: int | None = setting(
         None,
         "processes that send requests and stamp answers (default: what load and cores suggest; with --ray "
@@ -139,6 +146,9 @@ class TargetConfig:
             raise ConfigError("--ray needs an address: auto, host:port or ray://host:port")
         if self.endpoint is not None and not re.fullmatch(r"/[!-~]*", self.endpoint):
             raise ConfigError(f"--endpoint must be a path such as /v1/completions, not {self.endpoint!r}")
+        for address in self.kv_events:
+            if not re.fullmatch(r"(tcp|ipc)://[!-~]+", address):
+                raise ConfigError(f"--kv-events takes tcp://host:port, not {address!r}")
         self.extra_body()
         self.headers()
 

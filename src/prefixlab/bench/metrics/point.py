@@ -18,6 +18,7 @@ import numpy as np
 from prefixlab.bench.doctor.client_notes import client_notes
 from prefixlab.bench.doctor.diagnosis import Diagnosis
 from prefixlab.bench.ledger.check import CacheCheck, check_cache
+from prefixlab.bench.ledger.ledger import Ledger
 from prefixlab.bench.loadgen.health import ClientHealth
 from prefixlab.bench.metrics import intervals, latencies, windows
 from prefixlab.bench.metrics.distribution import Distribution, FloatArray, percentile_name
@@ -82,6 +83,7 @@ class PointResult:
         saturation: None in closed loop, and where there is too little to tell.
         interrupted: ended before its plan was done.
         fidelity: of the replay of a trace.
+        ledger: the hits, from all sides; None of a point that nobody watched.
         diagnosis: how far all this can be trusted; None where nobody asked the doctor.
     """
 
@@ -96,6 +98,7 @@ class PointResult:
     notes: tuple[str, ...] = ()
     interrupted: bool = False
     fidelity: Fidelity | None = None
+    ledger: Ledger | None = None
     diagnosis: Diagnosis | None = None
 
     @property

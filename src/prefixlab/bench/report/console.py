@@ -33,13 +33,21 @@ def result_block(
     metrics: Metrics,
     check: CacheCheck,
     *,
+    verdict: str | None = None,
+    sides: Iterable[str] = (),
     notes: Iterable[str] = (),
 ) -> str:
-    """The block, and below it the notes."""
+    """The block, and below it the notes.
+
+    Args:
+        verdict: on the hits (default: the check's).
+        sides: lines of the ledger.
+    """
     lines = [" Serving Benchmark Result ".center(WIDTH, "=")]
     lines += map(line, heading)
     lines += map(line, _throughput_rows(metrics))
-    lines += section(" Prefix Cache ", _cache_rows(check))
+    lines += section(" Prefix Cache ", _cache_rows(check, verdict or check.words))
+    lines += sides
     for title, name, field in _LATENCY_SECTIONS:
         lines += section(title, _latency_rows(name, getattr(metrics, field)))
     lines.append("=" * WIDTH)
@@ -69,7 +77,7 @@ def _throughput_rows(metrics: Metrics) -> list[Row]:
     ]
 
 
-def _cache_rows(check: CacheCheck) -> list[Row]:
+def _cache_rows(check: CacheCheck, verdict: str) -> list[Row]:
     def percent(rate: float | None) -> float | None:
         return None if rate is None else 100 * rate
 
@@ -78,7 +86,7 @@ def _cache_rows(check: CacheCheck) -> list[Row]:
         ("Measured cached tokens:", check.cached_tokens),
         ("Expected hit rate (%):", percent(check.expected_hit_rate)),
         ("Measured hit rate (%):", percent(check.hit_rate)),
-        ("Verdict:", check.words),
+        ("Verdict:", verdict),
     ]
 
 

@@ -55,6 +55,7 @@ def warm_cache_row(run: PointRun, options: WarmCacheOptions, endpoint: Endpoint)
         "salt": run.salt or None,
         "warm_up_cached_tokens": run.warm_up_cached_tokens,
         **measured_keys(run.metrics, run.check),
+        "ledger": None if run.ledger is None else run.ledger.keys(),
         "client": client_keys(run.health),
         "notes": list(run.notes),
     }

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from prefixlab.bench.ledger.check import CacheCheck, Verdict, check_cache
+from prefixlab.bench.ledger.ledger import Ledger
 from prefixlab.bench.metrics.summary import Metrics, summarise
 from prefixlab.bench.records.table import RecordTable
 from prefixlab.bench.report.figures import milliseconds, number
@@ -36,6 +37,28 @@ class PooledPoint:
     def notes(self) -> list[str]:
         """Each note once, in the order first seen."""
         return list(dict.fromkeys(note for run in self.runs for note in run.notes))
+
+    @property
+    def ledgers(self) -> list[Ledger]:
+        """Of all repeats, the inconsistent ones first."""
+        known = [run.ledger for run in self.runs if run.ledger is not None]
+        return sorted(known, key=lambda ledger: ledger.is_consistent)
+
+    @property
+    def is_consistent(self) -> bool:
+        """Over all repeats, from every side that can be heard."""
+        pooled = self.check.verdict is Verdict.CONSISTENT
+        return pooled and all(ledger.is_consistent for ledger in self.ledgers)
+
+    @property
+    def verdict_word(self) -> str:
+        """Consistent; or the cause, or verdict, of the first repeat that is not."""
+        return self.ledgers[0].word if self.ledgers else self.check.verdict.value
+
+    @property
+    def verdict_words(self) -> str:
+        """The same, and how far it reaches."""
+        return self.ledgers[0].words if self.ledgers else self.check.words
 
     def spread(self, value: Callable[[Metrics], float | None]) -> tuple[float, float] | None:
         """Smallest and largest of `value` over the repeats; None if no repeat measured it."""
@@ -67,7 +90,7 @@ def cache_table(points: Sequence[PooledPoint]) -> Table:
         per_prompt = (
             None if check.expected_cached_tokens is None else check.expected_cached_tokens / max(1, finished)
         )
-        colour = "green" if check.verdict is Verdict.CONSISTENT else "red"
+        colour = "green" if point.is_consistent else "red"
         table.add_row(
             str(point.shape.pct),
             f"{point.shape.prefix_len:,}",
@@ -75,7 +98,7 @@ def cache_table(points: Sequence[PooledPoint]) -> Table:
             number(check.expected_cached_tokens),
             number(check.cached_tokens),
             number(None if check.hit_rate is None else 100 * check.hit_rate, 2),
-            f"[{colour}]{check.verdict.value}[/]",
+            f"[{colour}]{point.verdict_word}[/]",
             ", ".join(sorted({run.cold_start.coldness.value for run in point.runs})),
         )
     return table

@@ -58,8 +58,16 @@ def _block(endpoint: Endpoint, options: WarmCacheOptions, point: PooledPoint) ->
         ],
         point.metrics,
         point.check,
-        notes=[*point.notes, *([point.check.note] if point.check.note else [])],
+        verdict=point.verdict_words,
+        sides=dict.fromkeys(ledger.line for ledger in point.ledgers),
+        notes=[*point.notes, *([point.check.note] if point.check.note else []), *_causes(point)],
     )
+
+
+def _causes(point: PooledPoint) -> list[str]:
+    """What speaks for the cause of each repeat that is not consistent."""
+    wrong = (ledger for ledger in point.ledgers if ledger.finding is not None)
+    return list(dict.fromkeys(note for ledger in wrong for note in ledger.notes))
 
 
 def setting_line(endpoint: Endpoint, options: WarmCacheOptions) -> str:
@@ -87,7 +95,7 @@ def progress_line(run: PointRun) -> str:
         f"TTFT {number(milliseconds(run.metrics.ttft_s.median), 1)} ms, "
         f"{number(run.metrics.total_throughput)} tok/s, "
         f"cached {number(run.check.cached_tokens)} of {number(run.check.expected_cached_tokens)} expected, "
-        f"{run.check.words}, cold start {run.cold_start.coldness.value}{failed}"
+        f"{run.check.words if run.ledger is None else run.ledger.words}, cold start {run.cold_start.coldness.value}{failed}"
     )
 
 

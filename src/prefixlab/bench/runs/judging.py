@@ -15,7 +15,11 @@ from typing import Any
 from prefixlab.bench.calibrate.store import calibration_notes
 from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.doctor.page import examined
+from prefixlab.bench.ledger.account import Account
 from prefixlab.bench.ledger.check import Verdict, delivery_notes
+from prefixlab.bench.ledger.holders import Holders, holders_of
+from prefixlab.bench.ledger.ledger import Ledger, reconcile
+from prefixlab.bench.ledger.seen import Seen
 from prefixlab.bench.ledger.unchecked import FINDS_ITSELF, FORGETS_OTHERWISE, Known, explained
 from prefixlab.bench.loadgen.health import ClientHealth
 from prefixlab.bench.metrics.point import PointResult, PointSettings, evaluate
@@ -27,6 +31,7 @@ from prefixlab.bench.runs.point import Asker, Outline, outline
 from prefixlab.bench.runs.sessions import corrected, has_sessions
 from prefixlab.bench.targets.cold_start import Coldness, ColdStart
 from prefixlab.bench.targets.endpoint import Endpoint
+from prefixlab.bench.targets.several import SeveralEndpoints
 from prefixlab.bench.traces.fidelity import Fidelity, fidelity_of
 from prefixlab.core.clock import wall_time_label
 
@@ -39,6 +44,8 @@ class Measured:
         repeats: of each what was planned, and a row per request.
         cold: the cache was to be emptied before every repeat.
         coldness: of the last stretch that began, perhaps in another process; None where nothing was tried.
+        lie: of a reset before it that was none.
+        seen: of all stretches, from the side.
         notes: taken on the way; `notes_at_end` come behind those about the figures.
         gone: why the server could not be asked any more.
     """
@@ -49,6 +56,8 @@ class Measured:
     swept: Mapping[str, Any]
     cold: bool
     coldness: Coldness | None
+    lie: str | None
+    seen: Seen
     salt: int
     notes: Sequence[str]
     notes_at_end: Sequence[str]
@@ -92,6 +101,7 @@ def judged(run: Measured) -> PointResult:
     check, why_unchecked = explained(result.check, stretches, _known(run))
     fidelity = _fidelity(run, result)
     result = replace(result, check=check, fidelity=fidelity)
+    result = replace(result, ledger=_ledger(run, result, tables))
     at_end = [] if fidelity is None else [f"fidelity: {fidelity}"]
     at_end += [*run.notes_at_end, *why_unchecked]
     if bounded is not None and run.config.load.max_concurrency != 1 and check.verdict is Verdict.MORE:
@@ -117,6 +127,55 @@ def _cache_facts(run: Measured) -> dict[str, Any]:
         "cold_start": None if run.coldness is None else run.coldness.value,
         "salt": run.salt or None,
     }
+
+
+def _ledger(run: Measured, result: PointResult, tables: Sequence[RecordTable]) -> Ledger:
+    endpoint, salted = run.endpoint, run.coldness is Coldness.SALTED and bool(run.salt)
+    account = Account(
+        table=result.table,
+        check=result.check,
+        page_size=endpoint.page_size,
+        capacity_tokens=endpoint.facts.capacity_tokens,
+        footprint_tokens=_footprint_tokens(run),
+        num_servers=len(endpoint.each) if isinstance(endpoint, SeveralEndpoints) else 1,
+        caching_off=endpoint.facts.caching_off,
+        none_expected=endpoint.expects_miss,
+        is_cold=run.coldness is Coldness.PROVEN,
+        is_salted=salted,
+        lie=run.lie,
+        seen=run.seen,
+    )
+    if result.check.verdict in (
+        Verdict.LESS,
+        Verdict.MORE,
+    ):  # of use only where there is something to explain
+        account = replace(account, holders=_holders(run, tables))
+    return reconcile(account)
+
+
+def _holders(run: Measured, tables: Sequence[RecordTable]) -> Holders:
+    parts = []
+    for number, ((planned, _), table) in enumerate(zip(run.repeats, tables, strict=True)):
+        workload = planned.workload
+        if workload.sketches is None:
+            parts.append(Holders.unknown(len(table)))
+            continue
+        wording = None if workload.made_up is None else run.asker.wording
+        ids = run.asker.request_ids(planned, number)
+        parts.append(holders_of(workload.sketches, wording, table, ids, workload.servers))
+    return Holders.concat(parts)
+
+
+def _footprint_tokens(run: Measured) -> int | None:
+    """What a cache must hold to forget nothing; one that is emptied before each repeat, the largest of them."""
+    of_each = []
+    for planned, _ in run.repeats:
+        sketches = planned.workload.sketches
+        if sketches is None:
+            return None
+        tokens = sketches.prompt_tokens + sketches.output_tokens - sketches.shared_tokens
+        of_each.append(int(tokens.sum()) + len(tokens) * (run.endpoint.page_size or 1))
+    return max(of_each) if run.was_emptied else sum(of_each)
 
 
 def _known(run: Measured) -> Known:
@@ -189,15 +248,8 @@ def _result_notes(run: Measured, result: PointResult) -> list[str]:
         notes.append(f"{counted(broken, 'later turn')} not sent, for a turn of its session had failed")
     if unsent and not result.interrupted:
         notes.append(f"{unsent} requests were not sent: --duration was over")
-    check = result.check
-    if check.verdict is Verdict.MORE and not run.cold:
-        notes.append(
-            "the cache was not cold: --flush-cache empties it first, another --seed makes new prompts"
-        )
-    if check.verdict is Verdict.LESS:
-        notes.append("expected is an ideal cache's, every earlier request done; overlap and eviction take")
-    if check.verdict in (Verdict.MORE, Verdict.LESS):
-        notes.append(check.detail)
+    if result.ledger is not None:
+        notes += result.ledger.notes
     if not result.health.num_workers:  # a client that left no word of itself
         return notes
     return notes + calibration_notes(result.health, result.metrics.output_throughput)

@@ -22,6 +22,7 @@ import numpy as np
 from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.config.target import IN_PROCESS
 from prefixlab.bench.ledger.check import first_failure
+from prefixlab.bench.ledger.seen import Seen, sent_tokens
 from prefixlab.bench.loadgen.decoding.recover import recover
 from prefixlab.bench.loadgen.driver import Drive, Progress
 from prefixlab.bench.loadgen.health import ClientHealth, one_after_another
@@ -36,6 +37,8 @@ from prefixlab.bench.runs.point import Asker, Outline, load_of, rest_of
 from prefixlab.bench.runs.sessions import ended_ids, has_sessions, settled_sessions
 from prefixlab.bench.targets.cold_start import Coldness
 from prefixlab.bench.targets.endpoint import Endpoint
+from prefixlab.bench.witness.counters import CounterWatch
+from prefixlab.bench.witness.events import EventWatch
 from prefixlab.bench.witness.scrape import MetricsScrape
 from prefixlab.bench.witness.witness import Witness, watched_by
 from prefixlab.core.clock import wall_time_label
@@ -121,12 +124,18 @@ class ServeRun:
         self._cold = cold
         self._swept = swept or {}
         self._watcher = watcher or Unwatched()
-        self._witnesses = _witnesses(endpoint, config)
+        self._counters = CounterWatch.of(endpoint)
+        self._events = EventWatch.of(endpoint, config.target.kv_events)
+        self._witnesses: list[Witness] = [self._events, self._counters]
+        if config.report.scrape_interval:
+            self._witnesses.append(MetricsScrape.of(endpoint, config.report.scrape_interval))
+        self._seen: list[Seen] = []
         self._health: list[ClientHealth] = []
         self._notes: list[str] = []
         self._notes_at_end: list[str] = []
         self._salt = 0
         self._coldness: Coldness | None = None
+        self._lie: str | None = None
         self._emptied = False
         self._interrupted = False
         self._gone = gone
@@ -186,6 +195,8 @@ class ServeRun:
             self._salt = int(segment.about["salt"])
             if (coldness := segment.about.get("cold_start")) is not None:
                 self._coldness = Coldness(coldness)
+            self._lie = segment.about.get("lying_reset", self._lie)
+            self._seen.append(Seen.of_keys(segment.about.get("seen")))
             repeat.is_over = repeat.is_over or segment.about.get("interrupted") is False
             if "health" in segment.about:
                 self._health.append(ClientHealth.from_json(msgspec.json.encode(segment.about["health"])))
@@ -293,6 +304,7 @@ class ServeRun:
                 "repeat": repeat.number,
                 "salt": self._salt,
                 "cold_start": None if self._coldness is None else self._coldness.value,
+                "lying_reset": self._lie,
                 "started": wall_time_label(),
             }
         )
@@ -302,6 +314,7 @@ class ServeRun:
         if drive.deaths:  # of the dead nothing is known but what is in their records
             drive.health.stamps = self._health_told_by(drive.table).stamps
         self._health.append(drive.health)
+        self._seen.append(Seen(self._counters.counts, self._events.counts, sent_tokens(drive.table)))
         self._interrupted = drive.interrupted
         if drive.deaths and not drive.interrupted:
             self._gone = "; ".join(drive.deaths)
@@ -315,6 +328,7 @@ class ServeRun:
                     "health": msgspec.Raw(drive.health.to_json().encode()),
                     "interrupted": drive.interrupted or bool(drive.deaths) or lost > 0,
                     "server_went": lost > 0,
+                    "seen": self._seen[-1].keys(),
                 },
             )
 
@@ -326,6 +340,7 @@ class ServeRun:
             size = min(size, endpoint.facts.max_model_len - 1)
         found = endpoint.start_cold(self._asker.probe(repeat.outline, size, self._salt + repeat.number))
         self._coldness = found.coldness
+        self._lie = found.detail if found.lied else None
         self._emptied = found.coldness is not Coldness.SALTED
         if found.coldness is Coldness.SALTED and not self._salt and repeat.outline.workload.made_up:
             self._salt = secrets.randbits(62) | 1
@@ -342,6 +357,8 @@ class ServeRun:
                 swept=self._swept,
                 cold=self._cold,
                 coldness=self._coldness,
+                lie=self._lie,
+                seen=Seen.sum(self._seen),
                 salt=self._salt,
                 notes=self._notes,
                 notes_at_end=self._notes_at_end,
@@ -349,11 +366,3 @@ class ServeRun:
                 gone=self._gone,
             )
         )
-
-
-def _witnesses(endpoint: Endpoint, config: ServeConfig) -> list[Witness]:
-    """Who looks at the server from the side while requests are under way."""
-    witnesses: list[Witness] = []
-    if config.report.scrape_interval:
-        witnesses.append(MetricsScrape.of(endpoint, config.report.scrape_interval))
-    return witnesses

@@ -11,13 +11,18 @@ from __future__ import annotations
 
 import random
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from prefixlab.bench.calibrate.store import calibration_notes
 from prefixlab.bench.config.warm_cache import WarmCacheOptions
 from prefixlab.bench.doctor.client_notes import client_notes
+from prefixlab.bench.ledger.account import Account
 from prefixlab.bench.ledger.check import CacheCheck, check_cache, delivery_notes
+from prefixlab.bench.ledger.holders import Holders
+from prefixlab.bench.ledger.ledger import Ledger, reconcile
+from prefixlab.bench.ledger.seen import Seen, sent_tokens
 from prefixlab.bench.loadgen.driver import Drive, Progress
 from prefixlab.bench.loadgen.health import ClientHealth
 from prefixlab.bench.loadgen.plan import Load, Planned
@@ -25,6 +30,9 @@ from prefixlab.bench.metrics.summary import Metrics, summarise
 from prefixlab.bench.records.record import Record
 from prefixlab.bench.targets.cold_start import Coldness, ColdStart
 from prefixlab.bench.targets.endpoint import Endpoint
+from prefixlab.bench.witness.counters import CounterWatch
+from prefixlab.bench.witness.events import EventWatch
+from prefixlab.bench.witness.witness import watched_by
 from prefixlab.bench.workloads.warm_cache import PointShape, WarmCachePoint, make_point, shape_point
 from prefixlab.bench.workloads.wording import require_exact
 from prefixlab.core.errors import ConfigError, TargetError
@@ -43,6 +51,7 @@ class PointRun:
         notes: what a reader should know before trusting the numbers.
         health: how well the client itself did.
         interrupted: it was ended early; its records say how far it came.
+        ledger: the hits, from all sides; None where nobody watched.
     """
 
     shape: PointShape
@@ -56,6 +65,7 @@ class PointRun:
     notes: tuple[str, ...]
     health: ClientHealth = field(default_factory=ClientHealth)
     interrupted: bool = False
+    ledger: Ledger | None = None
 
 
 class Listener(Protocol):
@@ -70,8 +80,13 @@ class Listener(Protocol):
         ...
 
 
-def run_warm_cache(endpoint: Endpoint, options: WarmCacheOptions, listener: Listener) -> list[PointRun]:
+def run_warm_cache(
+    endpoint: Endpoint, options: WarmCacheOptions, listener: Listener, *, kv_events: Sequence[str] = ()
+) -> list[PointRun]:
     """Measure every point of `options`, `repeats` times.
+
+    Args:
+        kv_events: where the server publishes them; else where it says.
 
     Raises:
         ConfigError: the prompts cannot be made.
@@ -79,7 +94,7 @@ def run_warm_cache(endpoint: Endpoint, options: WarmCacheOptions, listener: List
         KeyboardInterrupt: it was interrupted; what was measured went to `listener`.
     """
     require_exact(endpoint.wording)
-    sweep = _Sweep(endpoint, options, listener)
+    sweep = _Sweep(endpoint, options, listener, EventWatch.of(endpoint, kv_events))
     sweep.try_out()
     runs = []
     for repeat in range(options.repeats):
@@ -104,8 +119,12 @@ def measuring_order(options: WarmCacheOptions, repeat: int) -> list[int]:
 class _Sweep:
     """A run under way. Remembers whether the server can be emptied, and what was said of the client."""
 
-    def __init__(self, endpoint: Endpoint, options: WarmCacheOptions, listener: Listener) -> None:
+    def __init__(
+        self, endpoint: Endpoint, options: WarmCacheOptions, listener: Listener, events: EventWatch
+    ) -> None:
         self._endpoint = endpoint
+        self._events = events
+        self._counters = CounterWatch.of(endpoint)
         self._options = options
         self._listener = listener
         self._salted_because: ColdStart | None = None
@@ -154,15 +173,18 @@ class _Sweep:
         warmed = None
         if point.warm_up is not None:
             warmed = (self._endpoint.ask("warm-up", point.warm_up, 1)).num_cached_tokens
-        drive = self._endpoint.driver.run(
-            self._plan(point, repeat),
-            Load(
-                open_loop=False,
-                max_concurrency=self._options.max_concurrency,
-                num_workers=self._endpoint.num_workers,
-            ),
-            on_progress=self._listener.progress,
-        )
+        told: list[str] = []
+        with watched_by((self._events, self._counters), None, told):
+            drive = self._endpoint.driver.run(
+                self._plan(point, repeat),
+                Load(
+                    open_loop=False,
+                    max_concurrency=self._options.max_concurrency,
+                    num_workers=self._endpoint.num_workers,
+                ),
+                on_progress=self._listener.progress,
+            )
+        ledger = self._ledger(shape, cold_start, drive)
         metrics = summarise(drive.table, planned=self._options.num_prompts)
         said = calibration_notes(drive.health, metrics.output_throughput)
         new = [note for note in said if note not in self._said]
@@ -175,10 +197,32 @@ class _Sweep:
             warm_up_cached_tokens=warmed,
             records=tuple(drive.records),
             metrics=metrics,
-            check=check_cache(drive.table),
-            notes=(*self._notes(shape, warmed, drive), *new),
+            check=ledger.check,
+            notes=(*self._notes(shape, warmed, drive), *told, *new, *ledger.remarks),
             health=drive.health,
             interrupted=drive.interrupted,
+            ledger=ledger,
+        )
+
+    def _ledger(self, shape: PointShape, cold_start: ColdStart, drive: Drive) -> Ledger:
+        endpoint, table = self._endpoint, drive.table
+        of_each = shape.total_tokens - shape.num_shared_tokens + self._options.output_len
+        num_tokens = shape.num_shared_tokens + len(table) * (of_each + (endpoint.page_size or 1))
+        return reconcile(
+            Account(
+                table=table,
+                check=check_cache(table),
+                page_size=endpoint.page_size,
+                capacity_tokens=endpoint.facts.capacity_tokens,
+                footprint_tokens=num_tokens,
+                caching_off=endpoint.facts.caching_off,
+                none_expected=endpoint.expects_miss,
+                is_cold=cold_start.coldness is Coldness.PROVEN,
+                is_salted=cold_start.coldness is Coldness.SALTED,
+                lie=cold_start.detail if cold_start.lied else None,
+                seen=Seen(self._counters.counts, self._events.counts, sent_tokens(table)),
+                holders=Holders.warmed(len(table), shape.num_shared_tokens),
+            )
         )
 
     def _plan(self, point: WarmCachePoint, repeat: int) -> list[Planned]:

@@ -31,8 +31,15 @@ class Coldness(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ColdStart:
+    """How cold the cache is, and how that is known.
+
+    Attributes:
+        lied: the server said that it had dropped everything, and had not.
+    """
+
     coldness: Coldness
     detail: str
+    lied: bool = False
 
 
 def start_cold(control: Control, ask_cached: AskCached, probe: Prompt, *, can_hit: bool) -> ColdStart:
@@ -56,6 +63,7 @@ def start_cold(control: Control, ask_cached: AskCached, probe: Prompt, *, can_hi
         return ColdStart(
             Coldness.SALTED,
             f"the flush said yes ({answer.detail}), but a probe still found {left} cached tokens",
+            lied=True,
         )
     if hit is None or left is None:
         return ColdStart(Coldness.ASSUMED, "the server does not report cached tokens")

@@ -40,6 +40,8 @@ class ServerFacts:
         forgets_oldest: what was used longest ago goes first, and is gone then: no other policy, no further
             tier, as far as it says.
         simulated: the step times it acts on, in words, where no model runs.
+        caching_off: why nothing is ever cached; None where something may be.
+        kv_events: where it publishes KV events, as it bound.
     """
 
     backend: str
@@ -53,6 +55,8 @@ class ServerFacts:
     version: str | None = None
     simulated: str | None = None
     forgets_oldest: bool = True
+    caching_off: str | None = None
+    kv_events: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,7 @@ class VllmControl(_OverHttp):
             warning="the server says prefix caching is off" if off else None,
             version=_text(json_object(version, "/version"), "version") if version.is_success else None,
             forgets_oldest=cache.get("kv_offloading_size", "None") == "None",
+            caching_off="the server says prefix caching is off" if off else None,
         )
 
     def _cache_config(self) -> Mapping[str, Any]:
@@ -272,7 +277,22 @@ def _native_facts(info: Mapping[str, Any]) -> ServerFacts:
         version=_text(info, "prefixlab_version") or _text(info, "version"),
         simulated=_simulated(info),
         forgets_oldest=_forgets_oldest(info),
+        caching_off=off,
+        kv_events=_kv_events(info),
     )
+
+
+def _kv_events(info: Mapping[str, Any]) -> str | None:
+    """We state it as an object, SGLang as the JSON text of its flag."""
+    stated = info.get("kv_events") or info.get("kv_events_config")
+    if isinstance(stated, str):
+        try:
+            stated = msgspec.json.decode(stated)
+        except msgspec.DecodeError:
+            return None
+    if not isinstance(stated, Mapping) or stated.get("publisher") != "zmq":
+        return None
+    return _text(stated, "endpoint")
 
 
 def _forgets_oldest(info: Mapping[str, Any]) -> bool:

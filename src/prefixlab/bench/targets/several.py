@@ -87,7 +87,7 @@ class SeveralEndpoints(Endpoint):
         if len(set(starts)) == 1:
             return replace(least, detail=f"{least.detail} (all {len(starts)} servers)")
         said = "; ".join(f"{one.url}: {start.detail}" for one, start in zip(self.each, starts, strict=True))
-        return ColdStart(least.coldness, said)
+        return ColdStart(least.coldness, said, lied=any(start.lied for start in starts))
 
 
 @dataclass(frozen=True)

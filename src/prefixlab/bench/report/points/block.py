@@ -44,8 +44,9 @@ def point_block(result: PointResult) -> str:
     lines += _latency_sections(result, [_SECTIONS[name] for name in _SECTIONS if name in selected])
     if result.metrics.content_ttft_s.count and result.metrics.num_reasoning_tokens:
         lines += _latency_sections(result, [("Time to First Content", "TTFC", "content_ttft_s")])
-    if result.check.verdict not in (Verdict.NOT_REPORTED, Verdict.NOTHING_FINISHED):
+    if _tells_of_hits(result):
         lines += section("Prefix Cache", _cache_rows(result))
+        lines += [] if result.ledger is None else [result.ledger.line]
     if result.fidelity is not None:
         lines += section("Fidelity", _fidelity_rows(result.fidelity))
     lines += turn_lines(result.table)
@@ -166,14 +167,24 @@ def _latency_sections(result: PointResult, sections: Sequence[tuple[str, str, st
     return lines
 
 
+def _tells_of_hits(result: PointResult) -> bool:
+    """An answer, a counter, or a cause why there is none."""
+    if result.check.verdict is Verdict.NOTHING_FINISHED:
+        return False
+    counts = None if result.ledger is None else result.ledger.seen.counts
+    counted = counts is not None and counts.cached_tokens is not None
+    return counted or result.check.verdict is not Verdict.NOT_REPORTED
+
+
 def _cache_rows(result: PointResult) -> list[Row]:
     check = result.check
     rate = check.hit_rate
+    words = check.words if result.ledger is None else result.ledger.words
     return [
         ("Expected cached tokens:", check.expected_cached_tokens),
         ("Measured cached tokens:", check.cached_tokens),
         ("Measured hit rate (%):", None if rate is None else 100 * rate),
-        ("Cache verdict:", check.words),
+        ("Cache verdict:", words),
     ]
 
 

@@ -69,6 +69,7 @@ def result_keys(result: PointResult, *, detailed: bool = False) -> dict[str, Any
         "segments": metrics.num_segments,
         "interrupted": result.interrupted,
         **cache_keys(result.check),
+        "ledger": None if result.ledger is None else result.ledger.keys(),
         **turn_keys(result.table),
         "doctor": None if result.diagnosis is None else result.diagnosis.keys(),
         "client": client_keys(result.health),

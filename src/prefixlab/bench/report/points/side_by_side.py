@@ -140,7 +140,8 @@ def _hit_cells(result: PointResult) -> list[str]:
     """Measured of all that finished, expected of those of which is known what to expect."""
     check = result.check
     rates = [None if rate is None else 100 * rate for rate in (check.hit_rate, check.expected_hit_rate)]
-    word = check.verdict.value.removesuffix(" than expected")
+    verdict = check.verdict.value if result.ledger is None else result.ledger.word
+    word = verdict.removesuffix(" than expected")
     if 0 < check.num_checked < check.num_finished:
         word += f" ({check.num_checked:,} of {check.num_finished:,})"
     return [*(number(rate, 1) for rate in rates), word]
