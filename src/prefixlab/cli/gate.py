@@ -20,8 +20,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         f"{SUMMARY}.\n\n{WHAT_SIDES_ARE}\n\nA figure fails if it is worse by more than its limit and surely "
         "worse at all (its interval leaves out 0). It passes if\nits whole interval is within the limit. "
-        "What is neither is undecided, which only --strict takes for a failure.\n\nExit code: 0 passed, 3 failed, "
-        "2 not to be judged (nothing in common, or not the same question)."
+        "What is neither is undecided, which only --strict takes for a failure.\n\nExit code: 0 passed, 3 "
+        "failed, 2 not to be judged (nothing in common, or not the same question)."
     )
     add_sides(parser)
     add_flags(parser, GateConfig)

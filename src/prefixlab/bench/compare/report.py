@@ -19,6 +19,7 @@ from prefixlab.bench.compare.comparison import HEADLINES, MIXED, Comparison, Poi
 from prefixlab.bench.compare.difference import Difference, Finding
 from prefixlab.bench.compare.figures import parse_figures
 from prefixlab.bench.compare.gate import Gate, Ruled, Ruling
+from prefixlab.bench.compare.series import ONLY_KNOWN
 from prefixlab.bench.compare.side import Side
 
 _SHOWN = 3
@@ -171,6 +172,7 @@ def _say_the_rest(console: Console, comparison: Comparison) -> None:
             f"each interval at {comparison.level:.2%}, so that all {num_figures} hold at {together:.0%} "
             f"(Bonferroni); no difference: within ±{comparison.margin * 100:g}%",
             *_methods(comparison),
+            *_hints(comparison),
         ],
         "From": [f"A: {_described(comparison.a)}", f"B: {_described(comparison.b)}"],
     }.items():
@@ -184,6 +186,23 @@ def _methods(comparison: Comparison) -> list[str]:
     """How the intervals were made, most frequent first."""
     counted = Counter(of.method for p in comparison.points for of in p.differences if of.low is not None)
     return [f"{method}: {count} of the intervals" for method, count in counted.most_common(_SHOWN)]
+
+
+def _hints(comparison: Comparison) -> list[str]:
+    """What would make it surer."""
+    methods = {of.method for point in comparison.points for of in point.differences}
+    hints = []
+    if ONLY_KNOWN in methods:
+        hints.append(
+            "where only the figure is known, save the requests too (vLLM --save-detailed, SGLang "
+            "--output-details, aiperf's profile_export.jsonl), or compare three results of each"
+        )
+    if any("blocks" in method for method in methods):
+        hints.append(
+            "blocks know what changes within a run, not from one run to the next, as a busier machine: "
+            "three runs of each do"
+        )
+    return hints
 
 
 def _described(side: Side) -> str:

@@ -23,8 +23,9 @@ IntArray = npt.NDArray[np.int64]
 
 FEWEST_BEYOND = 10
 """Values beyond a percentile, on its thinner side, below which nobody knows how far it reaches."""
-FEWEST_APART = 5
+FEWEST_APART = 8
 """The same, of values that do not come in clumps."""
+ONLY_KNOWN = "only the figure is known"
 _GRID = 512
 
 
@@ -145,16 +146,21 @@ class Percentile:
         block_of_unit = np.repeat(np.arange(len(edges) - 1), np.diff(edges))
         block = block_of_unit if self.sizes is None else block_of_unit[self._unit_of]
         place = np.searchsorted(grid, self.values)  # the lowest grid value that is not below
-        counts = np.bincount(block * len(grid) + place, minlength=(len(edges) - 1) * len(grid))
-        up_to = np.cumsum(counts.reshape(len(edges) - 1, len(grid)), axis=1).astype(np.float64)
-        found = taken @ up_to
-        wanted = found[:, -1] * (self.percent / 100)
+        cells, shape = block * len(grid) + place, (len(edges) - 1, len(grid))
+
+        def counted(cells: IntArray) -> FloatArray:
+            return np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float64)
+
+        found = taken @ np.cumsum(counted(cells), axis=1)
+        equal = taken @ counted(cells[self.values == grid[place]])
+        wanted = 1 + (found[:, -1] - 1) * (self.percent / 100)  # as `_at`, counted from 1
         if len(grid) == 1:
             return np.full(len(taken), self.scale * float(grid[0]))
         right = np.clip((found < wanted[:, None]).sum(axis=1), 1, len(grid) - 1)
         rows = np.arange(len(taken))
-        below, above = found[rows, right - 1], found[rows, right]
-        part = np.clip((wanted - below) / np.maximum(above - below, 1e-12), 0.0, 1.0)
+        # between the last value below and the first of those that are equal, of which there may be many
+        below, first = found[rows, right - 1], found[rows, right] - np.maximum(equal[rows, right] - 1, 0)
+        part = np.clip((wanted - below) / np.maximum(first - below, 1e-12), 0.0, 1.0)
         figures: FloatArray = self.scale * (grid[right - 1] + part * (grid[right] - grid[right - 1]))
         return figures
 
@@ -214,7 +220,7 @@ class Known:
 
     @property
     def why_not(self) -> str | None:
-        return "only the figure is known, not the requests behind it"
+        return ONLY_KNOWN
 
     def drawn(self, edges: IntArray, taken: FloatArray) -> FloatArray:
         raise AssertionError("nothing to draw from: why_not says so")

@@ -1,4 +1,4 @@
-"""aiperf's `profile_export_aiperf.json`, and `profile_export.jsonl` beside it: request by request where it is.
+"""aiperf's `profile_export_aiperf.json`, and `profile_export.jsonl` beside it, request by request.
 
 Owns what its figures mean. Its "inter-token latency" is (E2E - TTFT) ÷ (tokens - 1) per request, our TPOT;
 its "inter-chunk latency" is the gap between events, our ITL only where each brought one token. Unless it

@@ -1,5 +1,5 @@
-"""The result of `vllm bench serve --save-result`, and of `prefixlab bench serve --save-result`, whose keys are
-the same: with --save-detailed request by request, else figures only.
+"""The result of `vllm bench serve --save-result`, and of `prefixlab bench serve --save-result`, whose keys
+are the same: with --save-detailed request by request, else figures only.
 
 Owns what vLLM's figures mean. Its TTFT ends with the first event that has choices: on a completions API
 that is the first token, on chat it may be an event of a role alone. Its ITL is the gap between events, ours
