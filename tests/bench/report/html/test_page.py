@@ -153,3 +153,19 @@ def test_a_folder_is_shown_once_however_often_it_is_named(tmp_path: Path) -> Non
 def test_where_there_is_no_run_it_says_where(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=re.escape(str(tmp_path))):
         report([tmp_path])
+
+
+def test_the_ledger_names_the_cause_and_its_evidence(tmp_path: Path) -> None:
+    ledger = {
+        "verdict": "evicted",
+        "consistent": False,
+        "evidence": ["the server dropped 40 pages"],
+        "advice": "give it more memory",
+        "expected_hit_rate": 0.5,
+        "answers_hit_rate": 0.25,
+        "server_hit_rate": None,
+    }
+    page = report([a_run(tmp_path / "run", ledger=ledger)])
+    assert "Cache: evicted" in page
+    assert "<td>50.0 %</td><td>25.0 %</td><td>n/a</td>" in page
+    assert "the server dropped 40 pages" in page and "give it more memory" in page

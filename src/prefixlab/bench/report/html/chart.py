@@ -30,7 +30,7 @@ class Line:
         y: shape (n,), NaN where there is none.
         low, high: its band, shapes (n,).
         colour: lines of one subject have the same.
-        dashes: 0 for none, 1, 2: tells lines of one colour apart.
+        dashes: pattern, 0 for none: no two lines of a chart that could be mixed up have the same.
     """
 
     name: str

@@ -1,7 +1,7 @@
 /* What every drawing needs: the page's data, colours of the theme, words for numbers. Owns no element. */
 "use strict";
 
-const DASHES = [[], [7, 4], [2, 3]];
+const DASHES = [[], [7, 4], [2, 3], [12, 4, 2, 4], [14, 5], [6, 3, 2, 3, 2, 3]];
 const NUM_COLOURS = 8;
 
 /** A column as Python packed it (packing.py), as a typed array. */

@@ -52,7 +52,7 @@ class LineChart {
         label: line.name,
         stroke,
         width: 2,
-        dash: DASHES[line.dashes],
+        dash: DASHES[line.dashes % DASHES.length],
         points: { show: spec.markers, size: 7, fill: line.dashes ? colour("card") : stroke, stroke },
         paths: uPlot.paths.linear(),
         show: !this.hidden.has(number),
@@ -139,9 +139,7 @@ class LineChart {
 
   makeLegend() {
     const items = this.spec.lines.map((line, number) => {
-      const swatch = node("span", { className: `swatch s${line.colour % NUM_COLOURS} d${line.dashes}` });
-      swatch.setAttribute("aria-hidden", "true");
-      const button = node("button", { type: "button", title: "Show or hide" }, swatch, node("span", { textContent: line.name }));
+      const button = node("button", { type: "button", title: "Show or hide" }, swatch(line), node("span", { textContent: line.name }));
       button.setAttribute("aria-pressed", "true");
       button.addEventListener("click", () => this.toggle(number, button));
       return button;
@@ -217,6 +215,17 @@ class LineChart {
     const height = this.place.clientHeight;
     if (width !== this.plot.width || height !== this.plot.height) this.plot.setSize({ width, height });
   }
+}
+
+/** A piece of the line, with its dashes: SVG takes the colour of the theme as it changes. */
+function swatch(line) {
+  const made = (tag) => document.createElementNS("http://www.w3.org/2000/svg", tag);
+  const [picture, stroke] = [made("svg"), made("line")];
+  const set = (on, attributes) => Object.entries(attributes).forEach(([name, value]) => on.setAttribute(name, value));
+  set(picture, { class: `swatch s${line.colour % NUM_COLOURS}`, width: 30, height: 4, "aria-hidden": "true" });
+  set(stroke, { x1: 0, x2: 30, y1: 2, y2: 2, "stroke-dasharray": DASHES[line.dashes % DASHES.length].join(" ") });
+  picture.append(stroke);
+  return picture;
 }
 
 /** Round places of a logarithmic axis, not too close: as few kinds of lead as give four; else even steps. */

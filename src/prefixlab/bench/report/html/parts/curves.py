@@ -44,21 +44,21 @@ _PLOTS = (
         "Time to first token",
         "ms",
         (("p50", "p50_ttft_ms"), ("p99", "p99_ttft_ms")),
-        "From sent to the first token; median solid, p99 dashed. The band is the 95 % interval.",
+        "From sent to the first token; median and p99. Bands are 95 % intervals.",
     ),
     _Plot(
         "tpot",
         "Time per output token",
         "ms",
         (("p50", "p50_tpot_ms"), ("p99", "p99_tpot_ms")),
-        "Mean gap between the tokens of a request; median over requests solid, p99 dashed.",
+        "Mean gap between the tokens of a request; median and p99 over requests.",
     ),
     _Plot(
         "e2e",
         "End-to-end latency",
         "ms",
         (("p50", "p50_e2el_ms"), ("p99", "p99_e2el_ms")),
-        "From sent to the last token; median solid, p99 dashed.",
+        "From sent to the last token; median and p99.",
     ),
 )
 
@@ -94,7 +94,7 @@ def _chart(plot: _Plot, sweep: Sweep) -> Chart | None:
                     low=_edges(spans, 0) if has_band else None,
                     high=_edges(spans, 1) if has_band else None,
                     colour=colour if len(sweep.lines) > 1 else dashes,
-                    dashes=dashes,
+                    dashes=2 * colour + dashes,
                 )
             )
     return (
@@ -111,7 +111,7 @@ def _hit_chart(sweep: Sweep) -> list[Chart]:
             if not np.isnan(y).all():
                 title = f"{name} {word}".strip()
                 shade = colour if len(sweep.lines) > 1 else dashes
-                lines.append(Line(name=title, y=y, colour=shade, dashes=dashes))
+                lines.append(Line(name=title, y=y, colour=shade, dashes=2 * colour + dashes))
     if not any(np.nanmax(line.y) > 0 for line in lines):
         return []
     caption = (

@@ -76,7 +76,7 @@ def _chart(name: str, entries: Sequence[Entry]) -> Chart | None:
                 name=entries[number].name,
                 y=100 * np.searchsorted(values, x, "right") / len(values),
                 colour=number,
-                dashes=number // 8 % 3,
+                dashes=number,
             )
             for number, values in pools.items()
         ],

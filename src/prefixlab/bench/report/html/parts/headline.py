@@ -72,9 +72,9 @@ def _asked(entries: Sequence[Entry]) -> list[Child]:
         words += [" to ", "; ".join(servers)]
     dates = sorted(_distinct(entry.run.environment.get("started") for entry in entries))
     if dates:
-        words.append(f". Measured {_day(dates[0])}")
+        words += [". Measured ", el("time", _day(dates[0]))]
         if _day(dates[-1]) != _day(dates[0]):
-            words.append(f" to {_day(dates[-1])}")
+            words += [" to ", el("time", _day(dates[-1]))]
     return [*words, "."]
 
 
@@ -107,7 +107,7 @@ def _verdicts(entries: Sequence[Entry]) -> list[Markup]:
     """Of the cache, and how far the figures can be trusted: how many runs say each."""
     badges = []
     for prefix, values in (
-        ("Cache", [entry.summary.get("verdict") for entry in entries]),
+        ("Cache", [verdict_of(entry) for entry in entries]),
         ("Trust", [grade_of(entry) for entry in entries]),
     ):
         told = [str(value) for value in values if value is not None]
@@ -116,6 +116,13 @@ def _verdicts(entries: Sequence[Entry]) -> list[Markup]:
             of = f" ({count} of {len(entries)} runs)" if count < len(entries) else ""
             badges.append(badge(f"{prefix}: {value}{of}", _mood(value)))
     return badges
+
+
+def verdict_of(entry: Entry) -> str | None:
+    """Of the cache: the ledger's, which has heard all sides; else that of the answers alone."""
+    ledger = entry.summary.get("ledger")
+    found = ledger.get("verdict") if isinstance(ledger, dict) else entry.summary.get("verdict")
+    return None if found is None else str(found)
 
 
 def grade_of(entry: Entry) -> str | None:
@@ -169,9 +176,7 @@ def _cards(entries: Sequence[Entry], sweep: Sweep | None) -> list[Markup]:
     if rates and any(rate > 0 for _, rate in rates):
         low, high = min(rates, key=lambda at: at[1]), max(rates, key=lambda at: at[1])
         text = percent(high[1]) if low[1] == high[1] else f"{percent(low[1])} … {percent(high[1])}"
-        cards.append(
-            _card("Cache hit rate, measured", text, "", [rates[0][0].summary.get("verdict") or NOTHING])
-        )
+        cards.append(_card("Cache hit rate, measured", text, "", [verdict_of(rates[0][0]) or NOTHING]))
     return cards
 
 

@@ -18,7 +18,7 @@ from prefixlab.bench.records.run_dir import object_in
 from prefixlab.bench.report.html.entries import Entry
 from prefixlab.bench.report.html.markup import Child, Markup, el, folded, table
 from prefixlab.bench.report.html.parts.headline import DOCTOR_FILE, badge
-from prefixlab.bench.report.html.words import NOTHING, figure_name, percent, plain, short
+from prefixlab.bench.report.html.words import NOTHING, figure_name, number_at, percent, plain, short
 from prefixlab.core.errors import ConfigError
 
 _MOODS = {
@@ -31,6 +31,7 @@ _MOODS = {
     "bad": "bad",
     "unknown": "calm",
 }
+_TO_MEND = ("bad", "caution")
 _WIDTH, _HEIGHT = 180, 18
 """Of the picture of an interval, in pixels."""
 
@@ -129,7 +130,34 @@ def _picture(of: Difference, extent: float) -> Markup:
 
 
 def ledger(entries: Sequence[Entry]) -> Markup | None:
-    return None
+    """Hits as expected, as answers report them, as the server counts them; the cause where they differ."""
+    told = [(entry, of) for entry in entries if isinstance(of := entry.summary.get("ledger"), dict)]
+    if not told:
+        return None
+    rates = ("expected_hit_rate", "answers_hit_rate", "server_hit_rate")
+    rows: list[list[Child]] = [
+        [
+            entry.name,
+            badge(str(of.get("verdict")), "good" if of.get("consistent") else _mood(str(of.get("verdict")))),
+            *(percent(number_at(of, rate)) for rate in rates),
+            _because(of),
+        ]
+        for entry, of in told
+    ]
+    heads = ("run", "verdict", "expected", "answers", "server's counters", "evidence, and what to do")
+    caption = "Cached ÷ prompt tokens, from every side that could be heard"
+    return el("section", el("h2", "Did the cache do it?"), table(caption, heads, rows), id="ledger")
+
+
+def _because(of: Mapping[str, Any]) -> list[Child]:
+    words = [
+        *(of.get("evidence") or ()),
+        *([of["advice"]] if of.get("advice") else []),
+        *(of.get("remarks") or ()),
+    ]
+    if of.get("candidates"):
+        words.append(f"It may be: {', '.join(of['candidates'])}")
+    return [el("p", str(text), class_="line") for text in words]
 
 
 def doctor(entries: Sequence[Entry]) -> Markup | None:
@@ -172,7 +200,7 @@ def _checks(name: str, of: Mapping[str, Any]) -> Markup:
             check["figure"],
             check["limit"],
             check["distorts"],
-            check["remedy"],
+            check["remedy"] if check["status"] in _TO_MEND else "",
         ]
         for check in checks
     ]

@@ -11,7 +11,7 @@ from prefixlab.bench.ledger.check import first_failure
 from prefixlab.bench.metrics.turns import by_turn, has_turns
 from prefixlab.bench.report.html.entries import Entry
 from prefixlab.bench.report.html.markup import Child, Markup, el, table
-from prefixlab.bench.report.html.parts.headline import grade_of
+from prefixlab.bench.report.html.parts.headline import grade_of, verdict_of
 from prefixlab.bench.report.html.words import number_at, percent, short, with_interval
 
 _COLUMNS = (
@@ -41,7 +41,7 @@ def figures(entries: Sequence[Entry]) -> Markup:
                 *(with_interval(summary, key) for _, key in _COLUMNS),
                 percent(number_at(summary, "goodput_share")),
                 percent(number_at(summary, "measured_hit_rate")),
-                str(summary.get("verdict") or "n/a"),
+                verdict_of(entry) or "n/a",
                 grade_of(entry) or "n/a",
             ]
         )
