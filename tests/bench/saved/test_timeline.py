@@ -136,3 +136,11 @@ def test_a_run_in_which_nothing_was_sent_has_no_steps(tmp_path: Path) -> None:
     unsent = Record("r", Outcome.UNSENT, intended_s=0.0)
 
     assert len(timeline(open_run(save_run(tmp_path / "run", records=[unsent])))["time_s"]) == 0
+
+
+def test_requests_that_never_ended_are_under_way_to_the_end(tmp_path: Path) -> None:
+    cut_off = Record("r", Outcome.CANCELLED, intended_s=0.0, sent_s=0.25)
+    columns = timeline(open_run(save_run(tmp_path / "run", records=[cut_off])))
+
+    assert columns["client_in_flight"].tolist() == pytest.approx([0.75])
+    assert np.isnan(columns["client_ttft_p50_ms"]).all()

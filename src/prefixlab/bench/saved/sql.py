@@ -23,6 +23,7 @@ from prefixlab.bench.saved import timeline as timelines
 from prefixlab.bench.saved.catalogue import COLUMNS, Catalogue, Row
 from prefixlab.bench.saved.filters import UNITS
 from prefixlab.bench.saved.saved_run import PARQUET
+from prefixlab.bench.saved.server_metrics import metrics_files, metrics_source, parquet_files
 from prefixlab.bench.witness.samples import COLUMNS as METRIC_COLUMNS
 from prefixlab.core.errors import ConfigError
 
@@ -83,11 +84,11 @@ class RunsDatabase:
         elif view == "requests":
             files = [path for run in self._catalogue.runs if (path := Path(run) / PARQUET).is_file()]
             whose = f"left(filename, length(filename) - {len(PARQUET) + 1}) AS run"
-            source = f"SELECT {whose}, * EXCLUDE (filename) FROM {timelines.parquet_files(files)}"
+            source = f"SELECT {whose}, * EXCLUDE (filename) FROM {parquet_files(files)}"
             self._view(view, source if files else None, SCALARS | LISTS)
         elif view == "metrics":
-            files = [path for run in self._catalogue.runs for path in timelines.metrics_files(Path(run))]
-            self._view(view, timelines.metrics_source(files), {"segment": "BIGINT"} | METRIC_COLUMNS)
+            files = [path for run in self._catalogue.runs for path in metrics_files(Path(run))]
+            self._view(view, metrics_source(files), {"segment": "BIGINT"} | METRIC_COLUMNS)
         else:
             self._make_timeline()
 
