@@ -73,8 +73,8 @@ def test_what_servers_say_in_their_own_words_is_one_set_of_figures(tmp_path: Pat
     assert columns["server_queued"].tolist() == pytest.approx([2.0, 2.0, 2.0])
     assert columns["server_cache_usage"].tolist() == pytest.approx([0.25, 0.25, 0.25])
     np.testing.assert_allclose(columns["server_hit_rate"], [0.1, 0.5, np.nan])
-    # From -0.5 to 1 s the counter grew by 100: two thirds of it are the first second's.
-    assert columns["server_output_tokens_s"].tolist() == pytest.approx([100 / 1.5, 100.0, 0.0])
+    # By 100 from -0.5 to 1 s, and all of it behind 0, for nothing was asked before.
+    assert columns["server_output_tokens_s"].tolist() == pytest.approx([100.0, 100.0, 0.0])
 
 
 def test_of_several_servers_counts_are_added_and_shares_are_means(tmp_path: Path) -> None:
@@ -144,3 +144,11 @@ def test_requests_that_never_ended_are_under_way_to_the_end(tmp_path: Path) -> N
 
     assert columns["client_in_flight"].tolist() == pytest.approx([0.75])
     assert np.isnan(columns["client_ttft_p50_ms"]).all()
+
+
+def test_what_grew_before_the_run_is_not_of_it(tmp_path: Path) -> None:
+    run = save_run(tmp_path / "run", records=TWO)
+    counts = ((-2.0, 0), (-1.0, 50), (1.0, 60), (3.0, 60))
+    save_metrics(run, {time_s: f"vllm:generation_tokens_total {count}\n" for time_s, count in counts})
+
+    assert timeline(open_run(run))["server_output_tokens_s"].tolist() == pytest.approx([10.0, 0.0, 0.0])

@@ -164,7 +164,8 @@ def read_heard(run: Path) -> dict[int, list[Heard]]:
                 for name, told in series.items()
                 if name != UP
             }
-            found.setdefault(segment, []).append(Heard(beats_s, filled))
+            # Nothing was asked before time 0: what grew around it grew behind it.
+            found.setdefault(segment, []).append(Heard(np.maximum(0.0, beats_s), filled))
     return found
 
 
