@@ -12,7 +12,7 @@ from prefixlab.bench.metrics.turns import by_turn, has_turns
 from prefixlab.bench.report.html.entries import Entry
 from prefixlab.bench.report.html.markup import Child, Markup, el, table
 from prefixlab.bench.report.html.parts.headline import grade_of, verdict_of
-from prefixlab.bench.report.html.words import number_at, percent, short, with_interval
+from prefixlab.bench.report.html.words import NOTHING, number_at, percent, short, with_interval
 
 _COLUMNS = (
     ("requests/s", "request_throughput"),
@@ -28,7 +28,7 @@ _COLUMNS = (
 
 
 def figures(entries: Sequence[Entry]) -> Markup:
-    """Every run in a row."""
+    """Every run in a row; figures that none of them has are left out."""
     heads = ("run", "ok / planned", *(head for head, _ in _COLUMNS), "goodput", "hit rate", "cache", "trust")
     rows: list[list[Child]] = []
     for entry in entries:
@@ -41,12 +41,19 @@ def figures(entries: Sequence[Entry]) -> Markup:
                 *(with_interval(summary, key) for _, key in _COLUMNS),
                 percent(number_at(summary, "goodput_share")),
                 percent(number_at(summary, "measured_hit_rate")),
-                verdict_of(entry) or "n/a",
-                grade_of(entry) or "n/a",
+                verdict_of(entry) or NOTHING,
+                grade_of(entry) or NOTHING,
             ]
         )
+    told = [column for column in range(len(heads)) if any(row[column] != NOTHING for row in rows)]
+    rows = [[row[column] for column in told] for row in rows]
     caption = "Latencies in ms; in brackets the 95 % interval, where there is one"
-    return el("section", el("h2", "Figures"), table(caption, heads, rows, classes="figures"), id="figures")
+    return el(
+        "section",
+        el("h2", "Figures"),
+        table(caption, [heads[column] for column in told], rows, classes="figures"),
+        id="figures",
+    )
 
 
 def sessions(entries: Sequence[Entry]) -> Markup | None:
