@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,18 @@ from starlette.routing import Route
 from prefixlab.core.block_hash import as_token_ids, block_digests
 from prefixlab.core.hit_oracle import expected_cached_tokens
 from prefixlab.core.text.byte_tokenizer import ByteTokenizer
+
+SGLANG_COUNTERS = {
+    "prompt": 'sglang:prompt_tokens_total{model_name="fake"}',
+    "cached": 'sglang:cached_tokens_total{cache_source="device",model_name="fake"}',
+    "requests": 'sglang:num_requests_total{model_name="fake"}',
+}
+VLLM_COUNTERS = {
+    "prompt": 'vllm:prompt_tokens_total{engine="0",model_name="fake"}',
+    "looked_up": 'vllm:prefix_cache_queries_total{engine="0",model_name="fake"}',
+    "cached": 'vllm:prefix_cache_hits_total{engine="0",model_name="fake"}',
+    "requests": 'vllm:request_success_total{engine="0",finished_reason="length"}',
+}
 
 
 @dataclass
@@ -52,6 +65,18 @@ class Behaviour:
     names_tokens: str = "always"
     """How answers name their tokens: always (as each API does), incremental (/generate tells only what is
     new), never."""
+    max_pages: int | None = None
+    """It forgets what was used longest ago, the ends of prompts first. None: it forgets nothing."""
+    num_replicas: int = 1
+    """Caches behind this address, which take turns."""
+    counts: str = "nothing"
+    """What its metrics say of prompts and hits: nothing, all, one (of the first replica alone)."""
+    foreign_tokens: int = 0
+    """Prompt tokens of somebody else's that it takes in beside each of ours."""
+    inserts_late: bool = False
+    """A prompt can be found only once its first token was computed, as on a real server."""
+    caching_off: bool = False
+    """It says so (vLLM's and SGLang's words), looks nothing up and finds nothing."""
     takes_ids: bool = True
     """Else a prompt of token ids is refused (422), as by servers that take text alone."""
 
@@ -64,7 +89,12 @@ class FakeServer:
 
     def reset(self) -> None:
         self.behaviour = Behaviour()
-        self.pages: set[bytes] = set()
+        self._replicas: list[OrderedDict[bytes, None]] = []
+        self._asked = 0
+        self._fresh: tuple[int, list[bytes]] = (0, [])
+        """What the prompt just looked up brings, and to which replica."""
+        self.counted: Counter[str] = Counter()
+        """prompt, looked_up, cached, requests: of all that its metrics know of."""
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str] = []
         self.headers: list[dict[str, str]] = []
@@ -110,16 +140,25 @@ class FakeServer:
             return PlainTextResponse("not found", 404)
         info = {"page_size": self.behaviour.page_size, "vocab_size": 4096, "max_model_len": 100_000}
         info |= {"served_model_name": "fake", "version": "1.2", "force_miss": self.behaviour.force_miss}
+        info |= {"disable_radix_cache": True} if self.behaviour.caching_off else {}
         return JSONResponse(info | self.behaviour.info)
 
     async def metrics(self, request: Request) -> Response:
         if not self._knows("metrics"):
             return PlainTextResponse("not found", 404)
         if not self.behaviour.is_vllm:
-            return PlainTextResponse("# HELP sglang:x x\n# TYPE sglang:x gauge\nsglang:x 1.0\n")
-        labels = f'block_size="{self.behaviour.page_size}",num_gpu_blocks="100",enable_prefix_caching="True"'
+            text = "# HELP sglang:x x\n# TYPE sglang:x gauge\nsglang:x 1.0\n"
+            return PlainTextResponse(text + self._counters(SGLANG_COUNTERS))
+        labels = f'block_size="{self.behaviour.page_size}",num_gpu_blocks="100"'
+        labels += f',enable_prefix_caching="{not self.behaviour.caching_off}"'
         name = "vllm:cache_config_info"
-        return PlainTextResponse(f"# HELP {name} x\n# TYPE {name} gauge\n{name}{{{labels}}} 1.0\n")
+        text = f"# HELP {name} x\n# TYPE {name} gauge\n{name}{{{labels}}} 1.0\n"
+        return PlainTextResponse(text + self._counters(VLLM_COUNTERS))
+
+    def _counters(self, names: dict[str, str]) -> str:
+        if self.behaviour.counts == "nothing":
+            return ""
+        return "".join(f"{series} {float(self.counted[what])}\n" for what, series in names.items())
 
     async def version(self, request: Request) -> Response:
         return JSONResponse({"version": "0.99"})
@@ -137,7 +176,7 @@ class FakeServer:
         if how == "refuses":
             return PlainTextResponse("not idle", 400)
         if how == "works":
-            self.pages.clear()
+            self._replicas.clear()
         return JSONResponse({"success": True})
 
     async def reset_prefix_cache(self, request: Request) -> Response:
@@ -148,19 +187,45 @@ class FakeServer:
         if how == "refuses":
             return JSONResponse({"success": False})  # with status 200, as vLLM does
         if how == "works":
-            self.pages.clear()
+            self._replicas.clear()
         return JSONResponse({"success": True})
 
     # Requests. ------------------------------------------------------------------------------------------
 
     def _cached(self, token_ids: list[int]) -> int | None:
         """Look up, then insert, like a server that does one request at a time."""
-        size = self.behaviour.page_size
+        behaviour, size = self.behaviour, self.behaviour.page_size
         digests = block_digests(as_token_ids(token_ids), size, b"")
-        shared = next((i for i, digest in enumerate(digests) if digest not in self.pages), len(digests))
-        self.pages |= set(digests)
-        hit = expected_cached_tokens(shared * size, len(token_ids), size) + self.behaviour.extra_cached
-        return (0 if self.behaviour.force_miss else hit) if self.behaviour.reports_cached else None
+        while len(self._replicas) < behaviour.num_replicas:
+            self._replicas.append(OrderedDict())
+        replica = self._asked % behaviour.num_replicas
+        self._asked += 1
+        pages = self._replicas[replica]
+        shared = next((i for i, digest in enumerate(digests) if digest not in pages), len(digests))
+        self._fresh = (replica, list(digests))
+        if not behaviour.inserts_late:
+            self._insert(self._fresh)
+        hit = expected_cached_tokens(shared * size, len(token_ids), size)
+        if behaviour.force_miss or behaviour.caching_off:
+            hit = 0
+        if behaviour.counts == "all" or (behaviour.counts == "one" and replica == 0):
+            looked_up = 0 if behaviour.caching_off else len(token_ids)
+            self.counted.update(
+                prompt=len(token_ids) + behaviour.foreign_tokens, looked_up=looked_up, cached=hit, requests=1
+            )
+        told = 0 if behaviour.force_miss else hit + behaviour.extra_cached
+        return told if behaviour.reports_cached else None
+
+    def _insert(self, fresh: tuple[int, list[bytes]]) -> None:
+        replica, digests = fresh
+        if replica >= len(self._replicas):
+            return  # emptied meanwhile
+        pages = self._replicas[replica]
+        for digest in reversed(digests):
+            pages[digest] = None
+            pages.move_to_end(digest)
+        while self.behaviour.max_pages is not None and len(pages) > self.behaviour.max_pages:
+            pages.popitem(last=False)
 
     async def generate(self, request: Request) -> Response:
         body = await self._read(request)
@@ -265,7 +330,7 @@ class FakeServer:
     def _stream(
         self, event: Any, length: int, last: Any = None, *, opens_with_role: bool = False
     ) -> Response:
-        fault = self._fault()
+        fault, fresh = self._fault(), self._fresh
         if fault == "status":
             return JSONResponse({"error": {"message": "queue is full"}}, 503)
         if fault == "not_sse":
@@ -277,6 +342,8 @@ class FakeServer:
             self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
             try:
                 await asyncio.sleep(self.behaviour.first_event_s)
+                if self.behaviour.inserts_late:
+                    self._insert(fresh)
                 if fault == "silence":
                     await asyncio.sleep(30)
                 if opens_with_role:

@@ -63,8 +63,8 @@ def caching_off(account: Account) -> Finding | None:
         return None
     if account.caching_off is not None:
         told = account.check.cached_tokens
-        hits = "answers name no cached tokens" if told is None else f"{told:,} cached tokens in answers"
-        return Finding(Cause.NO_HITS, (account.caching_off, f"no hits: {hits}"), advice)
+        hits = "answers name no cached tokens" if told is None else f"answers name {told:,} cached tokens"
+        return Finding(Cause.NO_HITS, (account.caching_off, hits), advice)
     counts = account.seen.counts
     if counts is None or account.none_expected or account.check.cached_tokens:
         return None
@@ -72,7 +72,7 @@ def caching_off(account: Account) -> Finding | None:
         asked = (
             f"the server took in {counts.prompt_tokens:,} prompt tokens and looked none of them up in a cache"
         )
-        return Finding(Cause.NO_HITS, (asked, "prefix caching is off: no hits"), advice)
+        return Finding(Cause.NO_HITS, (asked, "prefix caching is off"), advice)
     return None
 
 
@@ -152,7 +152,7 @@ def page_size(account: Account) -> Finding | None:
     if account.page_size is None or len(hits) < 2:
         return None
     wrong = (account.less | account.more) & told
-    if not wrong.any():
+    if not wrong.any() or _are_hits_of(account, told, account.page_size):
         return None
     divisor = math.gcd(*hits.tolist())
     sizes = [1 << power for power in range(divisor.bit_length()) if divisor % (1 << power) == 0]
@@ -214,7 +214,7 @@ def overlap(account: Account) -> Finding | None:
         f"{int(account.overlapping.sum()):,} of {int(account.less.sum()):,} prompts that hit too little were "
         f"sent before the first that begins alike had its first token, e.g. {account.table.request_id[row]}"
     )
-    advice = "send the shared beginnings once before (--warmup), or fewer at once (--max-concurrency)"
+    advice = "fewer requests at once (--max-concurrency), or further apart (--request-rate)"
     return Finding(Cause.OVERLAP, (evidence, _whole_of(account)), advice)
 
 
