@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from prefixlab.bench.metrics.windows import peak_concurrency
 from prefixlab.bench.records.record import Failure, Outcome, Record
 from prefixlab.bench.records.table import RecordTable
-from prefixlab.bench.report.html.lanes import TICK_S, in_ticks, lanes_of, slices_of, spans_of
+from prefixlab.bench.report.html.lanes import in_ticks, lanes_of, slices_of, spans_of, tick_for
 from tests.bench.helpers import ok_record
 from tests.bench.report.html.runs import many_requests
 
@@ -123,6 +123,9 @@ def test_what_was_never_sent_is_not_drawn_and_a_failure_ends_where_it_failed() -
     assert (where.first_s.tolist(), where.end_s.tolist()) == ([3.0], [3.0])
 
 
-def test_ticks_are_finer_than_the_eye() -> None:
-    seconds = np.array([0.0, 1e-4, 3600.0])
-    assert np.abs(in_ticks(seconds) * TICK_S - seconds).max() <= TICK_S
+@pytest.mark.parametrize("duration_s", [1.0, 3600.0, 10 * 86_400.0])
+def test_ticks_are_finer_than_the_eye_however_long_the_run(duration_s: float) -> None:
+    seconds = np.array([0.0, 1e-4, duration_s])
+    tick_s = tick_for(duration_s)
+    assert np.abs(in_ticks(seconds, tick_s) * tick_s - seconds).max() <= tick_s
+    assert tick_s <= max(1e-5, duration_s / 1e6)

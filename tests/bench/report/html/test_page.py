@@ -139,6 +139,15 @@ def test_names_tell_runs_apart(tmp_path: Path) -> None:
     assert (sweep.option, sweep.values, list(sweep.lines)) == ("max-concurrency", (1, 2, 4, 8), ["a", "b"])
 
 
+def test_what_was_measured_twice_is_on_two_lines(tmp_path: Path) -> None:
+    sweep = sweep_of(
+        entries_of([a_sweep(tmp_path / "one" / "a", (1, 2)), a_sweep(tmp_path / "two" / "a", (1, 2))])
+    )
+    assert sweep is not None
+    assert list(sweep.lines) == ["a", "a #2"]
+    assert all(entry is not None for entries in sweep.lines.values() for entry in entries)
+
+
 def test_runs_of_one_label_are_numbered(tmp_path: Path) -> None:
     entries = entries_of([a_run(tmp_path / "a", label="x"), a_run(tmp_path / "b", label="x")])
     assert [entry.name for entry in entries] == ["x", "x #2"]

@@ -112,7 +112,10 @@ def sweep_of(entries: Sequence[Entry]) -> Sweep | None:
     for entry in swept:
         rest = [f"{name} {plain(of)}" for name, of in entry.run.swept.items() if name != option]
         owner = [str(entry.summary.get("label") or entry.source.name)] if several else []
-        lines.setdefault(", ".join([*owner, *rest]), {})[value_of(entry)] = entry
+        name, number = ", ".join([*owner, *rest]), 1
+        while value_of(entry) in lines.get(line := name if number == 1 else f"{name} #{number}", {}):
+            number += 1  # measured again: a line of its own
+        lines.setdefault(line, {})[value_of(entry)] = entry
     ordered = {name: tuple(of.get(value) for value in values) for name, of in lines.items()}
     return Sweep(option, values, is_number, ordered)
 

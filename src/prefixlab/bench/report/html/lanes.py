@@ -22,8 +22,8 @@ from prefixlab.bench.records.table import FloatArray, IntArray, RecordTable
 
 NUM_SLICES = 600
 """Of time, in charts: about one for every other pixel."""
-TICK_S = 1e-5
-"""Times are whole ticks: 10 µs lets half a day fit in 32 bits."""
+FINEST_TICK_S = 1e-5
+"""Times are whole ticks of 32 bits: at 10 µs half a day fits, and longer runs have longer ticks."""
 
 Ticks = npt.NDArray[np.uint32]
 
@@ -199,5 +199,10 @@ def _elapsed(since_s: FloatArray, edges_s: FloatArray) -> FloatArray:
     return elapsed
 
 
-def in_ticks(seconds: FloatArray) -> Ticks:
-    return np.clip(np.round(seconds / TICK_S), 0, 2**32 - 1).astype(np.uint32)
+def tick_for(duration_s: float) -> float:
+    """The unit in which all times of a run fit."""
+    return max(FINEST_TICK_S, duration_s / 2**31)
+
+
+def in_ticks(seconds: FloatArray, tick_s: float) -> Ticks:
+    return np.round(seconds / tick_s).clip(0).astype(np.uint32)

@@ -192,7 +192,8 @@ def _grade(of: Mapping[str, Any]) -> Markup:
 
 def _checks(name: str, of: Mapping[str, Any]) -> Markup:
     worst_first = ("bad", "caution", "fine", "unknown")
-    checks = sorted(of["checks"], key=lambda check: worst_first.index(check["status"]))
+    rank = {status: number for number, status in enumerate(worst_first)}
+    checks = sorted(of["checks"], key=lambda check: rank.get(check["status"], len(rank)))
     rows: list[list[Child]] = [
         [
             check["name"],

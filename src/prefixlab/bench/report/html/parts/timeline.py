@@ -19,7 +19,6 @@ from prefixlab.bench.records.table import CODE, OUTCOMES, RecordTable
 from prefixlab.bench.report.html.chart import Chart, Line
 from prefixlab.bench.report.html.entries import Entry
 from prefixlab.bench.report.html.lanes import (
-    TICK_S,
     Lanes,
     Slices,
     Spans,
@@ -27,6 +26,7 @@ from prefixlab.bench.report.html.lanes import (
     lanes_of,
     slices_of,
     spans_of,
+    tick_for,
 )
 from prefixlab.bench.report.html.markup import Child, Markup, el, folded, table
 from prefixlab.bench.report.html.packing import packed
@@ -103,11 +103,14 @@ def _words(spans: Spans, lanes: Lanes) -> str:
 def _columns(records: RecordTable, spans: Spans, lanes: Lanes, *, named: bool) -> dict[str, Any]:
     index = lanes.index
     rows = spans.row[index]
-    start, sent = in_ticks(spans.start_s[index]), in_ticks(spans.sent_s[index])
-    first, end = in_ticks(spans.first_s[index]), in_ticks(spans.end_s[index])
+    tick_s = tick_for(spans.duration_s)
+    start, sent, first, end = (
+        in_ticks(column[index], tick_s)
+        for column in (spans.start_s, spans.sent_s, spans.first_s, spans.end_s)
+    )
     cached = records.num_cached_tokens[rows]
     return {
-        "tickS": TICK_S,
+        "tickS": tick_s,
         "spanS": spans.duration_s,
         "numLanes": lanes.num_lanes,
         "tokensEvery": lanes.tokens_every,
@@ -121,7 +124,7 @@ def _columns(records: RecordTable, spans: Spans, lanes: Lanes, *, named: bool) -
         "cached": packed(np.where(cached < 0, UNKNOWN, cached).astype(np.uint32)),
         "output": packed(records.num_output_tokens[rows].astype(np.uint32)),
         "tokenStart": packed(lanes.token_start.astype(np.uint32)),
-        "tokenAt": packed(in_ticks(lanes.token_s)),
+        "tokenAt": packed(in_ticks(lanes.token_s, tick_s)),
         "ids": [records.request_id[row] for row in rows.tolist()] if named else None,
         "outcomes": [outcome.value for outcome in OUTCOMES],
         "ok": CODE[Outcome.OK],
