@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from prefixlab.bench.traces.formats.csv_lines import CHUNK_LINES
@@ -279,10 +279,14 @@ def test_where_lines_agree_on_no_size_none_of_them_is_called_wrong(tmp_path: Pat
         read_trace(write(tmp_path / "t", *[mooncake(0, 1000, [1])] * 30))
 
 
-@settings(deadline=None, max_examples=100)
+def fits(size: int, length: int, count: int) -> bool:
+    return count in (length // size, -(-length // size))
+
+
+@settings(deadline=None, max_examples=300)
 @given(
     st.sampled_from([16, 64, 512]),
-    st.lists(st.integers(1, 40_000), min_size=20, max_size=60),
+    st.lists(st.integers(1, 40_000), min_size=3, max_size=60),
     st.integers(0, 59),
     st.sampled_from([-2, -1, 1, 2, 100]),
     st.booleans(),
@@ -296,14 +300,38 @@ def test_whatever_line_has_a_wrong_number_of_ids_it_is_the_one_named(
     full_only: bool,
 ) -> None:
     path, at = tmp_path_factory.mktemp("ids") / "t", at % len(lengths)
-    lengths = [*lengths, *[600 * size, 600 * size + 1] * 2]  # which fit this one size alone
     counts = [length // size if full_only else -(-length // size) for length in lengths]
     counts[at] = max(0, (lengths[at] // size if too_many < 0 else -(-lengths[at] // size)) + too_many)
-    if counts[at] in (lengths[at] // size, -(-lengths[at] // size)):
-        return  # none to take away
-    write(path, *(mooncake(0, length, list(range(n))) for length, n in zip(lengths, counts, strict=True)))
-    with pytest.raises(ConfigError, match=f"t:{at + 1}: {lengths[at]} tokens have {counts[at]} hash ids"):
+    lines = list(zip(lengths, counts, strict=True))
+    assume(not fits(size, *lines[at]))  # there is one to take away
+    num_wrong = {1 << k: sum(not fits(1 << k, *line) for line in lines) for k in range(25)}
+    assume(min(num_wrong.values()) > 0)  # else nobody can see that a line is wrong
+    write(path, *(mooncake(0, length, list(range(count))) for length, count in lines))
+    with pytest.raises(ConfigError) as caught:
         read_trace(path)
+    alike = [other for other, count in num_wrong.items() if count == 1 and not fits(other, *lines[at])]
+    if len(alike) == list(num_wrong.values()).count(1):
+        assert f"t:{at + 1}: {lengths[at]} tokens have {counts[at]} hash ids" in str(caught.value)
+
+
+@pytest.mark.parametrize(("size", "num_lines"), [(512, 3), (64, 10), (64, 100), (512, 3000)])
+def test_one_id_too_many_or_too_few_is_not_read_as_another_block_size(
+    tmp_path: Path, size: int, num_lines: int
+) -> None:
+    lengths = [(7 + 13 * k % 29) * size + 5 for k in range(num_lines)]
+    lengths[0] = 300 * size
+    for at in {0, 1, num_lines // 2, num_lines - 1}:
+        for wrong in (-2, 2):
+            counts = [-(-length // size) + wrong * (k == at) for k, length in enumerate(lengths)]
+            lines = (mooncake(0, *line) for line in zip(lengths, map(list, map(range, counts)), strict=True))
+            with pytest.raises(ConfigError, match=f"t:{at + 1}: {lengths[at]} tokens have {counts[at]} hash"):
+                read_trace(write(tmp_path / "t", *lines))
+
+
+def test_a_size_that_is_no_power_of_two_is_found_where_few_lines_fit_one(tmp_path: Path) -> None:
+    lengths = [*range(100_000, 400_000, 7001), 300_000, 300_001]
+    lines = [mooncake(0, length, list(range(-(-length // 500)))) for length in lengths]
+    assert read_trace(write(tmp_path / "t", *lines)).block_size == 500
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,9 @@ from prefixlab.core.errors import ConfigError
 BoolArray = npt.NDArray[np.bool_]
 
 MAX_BLOCK_BITS = 24
+POWERS = np.int64(1) << np.arange(MAX_BLOCK_BITS + 1)
 NEARLY_ALL = 0.9
-"""Of the lines: where more agree on a block size, the others are taken to be wrong."""
+"""Of the lines: where more, or all but one, agree on a block size, the others are taken to be wrong."""
 MAX_TOKENS = 1 << 40
 """Of one request; more is nonsense, and sums of it might not fit."""
 
@@ -178,20 +179,23 @@ def time_goes_back(source: Source, number: int, time: float | str, before: float
 def infer_block_size(source: Source, lines: IntArray, prompt_tokens: IntArray, id_counts: IntArray) -> int:
     """The block size that explains every request's number of ids; ConfigError where there is not one.
 
-    Where nearly all lines agree on a size, the first that does not is wrong, and named.
+    Where all lines but a few agree on a size, the first that does not is wrong, and named. Powers of two go
+    first: caches are cut into those, so a line that fits none of them is far likelier than another size.
     """
     if size := block_size_told(prompt_tokens, id_counts):
         return size
     lowest, highest = _sizes_that_fit(prompt_tokens, id_counts)
-    if lowest.max() <= highest.min():
+    smallest, largest = int(lowest.max()), int(highest.min())
+    fits = None
+    if not _powers_within(smallest, largest):
+        fits = _all_but_a_few(lowest, highest, POWERS)
+    if fits is None and smallest > largest:
+        fits = _all_but_a_few(lowest, highest, np.unique(lowest[lowest <= highest]))
+    if fits is None:
+        fitting = f", but all from {smallest:,} to {largest:,}" if smallest <= largest else ""
         raise ConfigError(
-            f"{source.path}: lengths and numbers of hash ids fit no one block size, but all from "
-            f"{lowest.max():,} to {highest.min():,}; give --block-size"
-        )
-    fits = _most_that_agree(lowest, highest)
-    if fits.sum() <= NEARLY_ALL * len(fits):
-        raise ConfigError(
-            f"{source.path}: lengths and numbers of hash ids fit no one block size; give --block-size"
+            f"{source.path}: lengths and numbers of hash ids fit no one block size{fitting}; "
+            "give --block-size"
         )
     at = int(np.flatnonzero(~fits)[0])
     told = block_size_told(prompt_tokens[fits], id_counts[fits])
@@ -204,13 +208,24 @@ def infer_block_size(source: Source, lines: IntArray, prompt_tokens: IntArray, i
 
 def block_size_told(prompt_tokens: IntArray, id_counts: IntArray) -> int | None:
     """The one size, or the one power of two, that fits all requests: full blocks only, or a last partial one
-    too. None where there is none or more than one."""
+    too. None where there is none or more than one; or where a power of two fits all but a few, which are then
+    likelier to be wrong than the size is to be no power of two."""
     least, most = _sizes_that_fit(prompt_tokens, id_counts)
     lowest, highest = int(least.max()), int(most.min())
-    if lowest == highest:
-        return lowest
-    powers = [1 << k for k in range(MAX_BLOCK_BITS + 1) if lowest <= 1 << k <= highest]
-    return powers[0] if len(powers) == 1 else None
+    powers = _powers_within(lowest, highest)
+    if powers:
+        return powers[0] if len(powers) == 1 else None
+    if lowest != highest or _are_few(len(least) - int(_num_fits(least, most, POWERS).max()), len(least)):
+        return None
+    return lowest
+
+
+def _powers_within(lowest: int, highest: int) -> list[int]:
+    return [int(size) for size in POWERS if lowest <= size <= highest]
+
+
+def _are_few(num_wrong: int, num_lines: int) -> bool:
+    return num_wrong <= 1 or num_lines - num_wrong > NEARLY_ALL * num_lines
 
 
 def _sizes_that_fit(prompt_tokens: IntArray, id_counts: IntArray) -> tuple[IntArray, IntArray]:
@@ -220,16 +235,28 @@ def _sizes_that_fit(prompt_tokens: IntArray, id_counts: IntArray) -> tuple[IntAr
     return prompt_tokens // (id_counts + 1) + 1, bounded
 
 
-def _most_that_agree(lowest: IntArray, highest: IntArray) -> BoolArray:
-    """The requests that fit the size which most of them fit, of several such sizes a power of two."""
+def _num_fits(lowest: IntArray, highest: IntArray, sizes: IntArray) -> IntArray:
+    """How many requests fit each size."""
     possible = lowest <= highest
     begins, ends = np.sort(lowest[possible]), np.sort(highest[possible])
-    # Going up, requests are only ever added where one's sizes begin.
-    sizes = np.concatenate((1 << np.arange(MAX_BLOCK_BITS + 1), begins))
-    num_fits = np.searchsorted(begins, sizes, side="right") - np.searchsorted(ends, sizes, side="left")
-    best = sizes[np.argmax(num_fits)]
-    fits: BoolArray = (lowest <= best) & (best <= highest)
-    return fits
+    counts: IntArray = np.searchsorted(begins, sizes, side="right") - np.searchsorted(
+        ends, sizes, side="left"
+    )
+    return counts
+
+
+def _all_but_a_few(lowest: IntArray, highest: IntArray, sizes: IntArray) -> BoolArray | None:
+    """The requests that fit the one of `sizes` which most of them fit. None where those are not all but a
+    few, or where another size fits as many others."""
+    if not len(sizes):
+        return None
+    num_fits = _num_fits(lowest, highest, sizes)
+    best = sizes[num_fits == num_fits.max()]
+    fits: BoolArray = (lowest <= best[0]) & (best[0] <= highest)
+    num_wrong = len(fits) - int(fits.sum())
+    if 2 * num_wrong >= len(fits) or not _are_few(num_wrong, len(fits)):
+        return None
+    return fits if best[-1] <= highest[fits].min() else None
 
 
 def _ints(values: array[int]) -> IntArray:
