@@ -13,6 +13,7 @@ from prefixlab.cli.main import main
 from tests.bench.fake_server import FakeServer
 
 QUIET = ["--no-progress", "--no-run-dir"]
+SAVE_AGAIN = ["--save-workload", "again.jsonl"]
 CONVERSATIONS = [
     {
         "conversations": [
@@ -55,7 +56,12 @@ RANDOM = [
     "4",
 ]
 ONE_OF_A_RATIO = ["--isl", "40", "--osl", "4", "--requests", "3", "--concurrency", "1"]
-SHAREGPT = ["--dataset-name", "sharegpt", "--dataset-path", "talk.json", "--tokenizer", "byte"]
+BYTES = ["--tokenizer", "byte"]
+SHAREGPT = ["--dataset-name", "sharegpt", "--dataset-path", "talk.json", *BYTES]
+SHARING = [
+    *("--dataset-name", "generated-shared-prefix", "--gsp-num-groups", "2", "--gsp-prompts-per-group", "4"),
+    *("--gsp-system-prompt-len", "64", "--gsp-question-len", "40", "--gsp-output-len", "4"),
+]
 
 
 @pytest.mark.parametrize(
@@ -67,16 +73,21 @@ SHAREGPT = ["--dataset-name", "sharegpt", "--dataset-path", "talk.json", "--toke
         (["--backend", "openai-chat", "--model", "fake"], RANDOM),
         (["--backend", "openai-chat", "--model", "fake"], SHAREGPT),
         (["--backend", "openai", "--model", "fake"], SHAREGPT),
+        (["--backend", "openai-chat", "--model", "fake"], [*SHARING, *BYTES]),
     ],
-    ids=["native", "ids", "text", "chat", "sharegpt-chat", "sharegpt-text"],
+    ids=["native", "ids", "text", "chat", "sharegpt-chat", "sharegpt-text", "tokens-chat"],
 )
 def test_what_was_saved_is_sent_again_byte_for_byte(
     fake_server: FakeServer, backend: list[str], asked: list[str]
 ) -> None:
     sent = bodies_of(fake_server, *backend, *asked, "--save-workload", "w.jsonl.gz")
     saved = [*backend, "--dataset-name", "saved", "--dataset-path", "w.jsonl.gz"]
-    assert bodies_of(fake_server, *saved, "--save-workload", "again.jsonl") == sent
+    assert bodies_of(fake_server, *saved, *(BYTES if "byte" in asked else []), *SAVE_AGAIN) == sent
     requests = lines("w.jsonl.gz")[1:]
+    assert lines("again.jsonl")[1:] == requests
+    is_known = "byte" in asked or "token_ids" in requests[0]
+    assert ("expected_cached_tokens" in requests[0]) == is_known
+    assert bodies_of(fake_server, *saved, *SAVE_AGAIN) == sent
     for request in requests:
         if "token_ids" not in request:  # without the tokenizer nobody knows what is due
             request.pop("expected_cached_tokens", None)

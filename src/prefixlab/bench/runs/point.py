@@ -141,7 +141,7 @@ class Asker:
         """Of a repeat, made to hold what the wording puts around the content of prompts; of a file's prompts
         with what they share, as far as that is known."""
         planned = outline(self.config, repeat, self.tokenizer)
-        if planned.workload.sketches is None:
+        if planned.workload.rows_in_words:
             known = (self._content(row).known for row in planned.workload.rows)
             return replace(planned, workload=with_sharing(planned.workload, known, self._head))
         if planned.workload.recorded is None:

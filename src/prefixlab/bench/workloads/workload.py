@@ -69,6 +69,14 @@ class Workload:
         return None if self.rows else self.sketches
 
     @property
+    def rows_in_words(self) -> bool:
+        """What its rows share is not known, and could be from the tokens of each. Where a row goes on with
+        the answer to another it holds no prompt of its own."""
+        continues = None if self.sketches is None else self.sketches.continues
+        has_turns = continues is not None and bool(continues.any())
+        return len(self.rows) > 0 and not (self.rows_known or has_turns)
+
+    @property
     def output_tokens(self) -> Sequence[int]:
         if self.sketches is None:
             return [row.num_output_tokens for row in self.rows]

@@ -36,10 +36,12 @@ def with_sharing(workload: Workload, prompts: Iterable[TokenIds | None], head: T
     outputs = np.array([*[1] * num_before, *workload.output_tokens], np.int64)
     behind_head = Sketches(*tree.pieces(), outputs)
     start = behind_head.starts[num_before]
-    sketches = Sketches(
-        behind_head.starts[num_before:] - start,
-        behind_head.keys[start:],
-        behind_head.sizes[start:],
-        outputs[num_before:],
-    )
-    return replace(workload, sketches=sketches, behind_head=behind_head, rows_known=True)
+    columns = {
+        "starts": behind_head.starts[num_before:] - start,
+        "keys": behind_head.keys[start:],
+        "sizes": behind_head.sizes[start:],
+        "output_tokens": outputs[num_before:],
+    }
+    # What a file says besides, times and sessions, stays.
+    sketches = Sketches(**columns) if workload.sketches is None else replace(workload.sketches, **columns)
+    return replace(workload, sketches=sketches, behind_head=behind_head, counted=True, rows_known=True)

@@ -173,6 +173,7 @@ def _read(path: Path, changed_ns: int, size: int) -> Workload:
         sketches=columns.sketches(),
         rows=SavedRows(path, range(count)),
         counted=columns.counted,
+        rows_known=columns.all_ids,
         notes=(f"prompts are those of {path}, saved by prefixlab {head.version}",),
         length_flags=f"{path}",
     )
@@ -254,11 +255,12 @@ class _Columns:
 
     Attributes:
         counted: the tokens of every prompt are known.
+        all_ids: every prompt is token ids.
         offsets_s: empty where there are no times.
     """
 
     def __init__(self) -> None:
-        self.counted = True
+        self.counted = self.all_ids = True
         self.output_tokens = array("q")
         self.offsets_s = array("d")
         self._whole = array("q")
@@ -273,6 +275,7 @@ class _Columns:
         own = len(line.token_ids) if line.token_ids is not None else self._own_tokens(line)
         self.counted &= own > 0
         if line.token_ids is None:
+            self.all_ids = False
             self._tree.add_alone(max(1, own))
         else:
             self._tree.add(as_token_ids(line.token_ids), behind=line.after if line.continues else None)
