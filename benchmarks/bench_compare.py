@@ -6,7 +6,7 @@ holds the truth, *found* how often a true change of 5 % is called worse, *wrong*
 found where there is none, *no interval* how often none was given.
 
 Then for real: two `prefixlab serve --model sim`, one with steps of 40 ms and one with 42 ms, and trials of
-two runs of `prefixlab bench serve` each (Poisson arrivals, other ones in either run): on the first server
+two runs of `prefixlab bench serve` each (Poisson arrivals, others in every trial): on the first server
 twice, or on one after the other. `prefixlab compare` and `prefixlab gate` are run on the two folders as
 anybody would. A trial counts where compare says "no difference" and gate ends with 0, or "worse" and 3.
 The machine must be quiet: what changes from one run to the next on it is a difference.
@@ -138,8 +138,8 @@ def trial(kind: str, urls: dict[float, str], seed: int, options: Any) -> dict[st
     """Two runs, and what both verbs say of them."""
     with tempfile.TemporaryDirectory(prefix="prefixlab-compare-") as name:
         folders = [Path(name) / side for side in "ab"]
-        for number, (folder, step_ms) in enumerate(zip(folders, STEP_MS[kind], strict=True)):
-            measure(urls[step_ms], folder, seed + number, options)
+        for folder, step_ms in zip(folders, STEP_MS[kind], strict=True):
+            measure(urls[step_ms], folder, seed, options)
         paths = [str(folder) for folder in folders]
         compared, gated = (
             subprocess.run([*CLI, *words], capture_output=True, text=True, check=False)
@@ -165,9 +165,9 @@ def trial(kind: str, urls: dict[float, str], seed: int, options: Any) -> dict[st
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--trials", type=int, default=20, help="of each kind, on the mock (default: 20)")
-    options.add_argument("--requests", type=int, default=2500, help="of each run (default: 2500)")
-    options.add_argument("--rate", type=float, default=100.0, help="requests a second (default: 100)")
-    options.add_argument("--simulated", type=int, default=1000, help="made-up trials (default: 1000)")
+    options.add_argument("--requests", type=int, default=4000, help="of each run (default: 4000)")
+    options.add_argument("--rate", type=float, default=150.0, help="requests a second (default: 150)")
+    options.add_argument("--simulated", type=int, default=400, help="made-up trials (default: 400)")
     options.add_argument("--statistics-only", action="store_true", help="leave the mock out")
     given = options.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -182,7 +182,7 @@ def main() -> None:
             urls = {float(step): servers.enter_context(serving(step)) for step in steps}
             for number in range(given.trials):
                 for kind in STEP_MS:
-                    trials.append(trial(kind, urls, 2 * len(trials), given))
+                    trials.append(trial(kind, urls, len(trials), given))
                     last = trials[-1]
                     print(f"{number + 1:>3} {kind:<7} gate {last['gate']}  {last['verdict']}", flush=True)
         print()
