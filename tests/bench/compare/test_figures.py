@@ -104,7 +104,11 @@ def test_pairs_make_the_interval_narrower_whatever_the_figure(figure: Figure) ->
 
 def test_a_run_without_a_steady_window_has_a_throughput_and_no_interval() -> None:
     sample = sample_of(of_throughput("output_throughput"), [a_run(num_requests=3)], open_loop=False)
-    assert sample.whole.value and sample.whole.why_not
+    assert sample.whole.value and "too few requests" in str(sample.whole.why_not)
+    ramp = sample_of(
+        of_throughput("output_throughput"), [a_run(concurrency=30, num_requests=30)], open_loop=False
+    )
+    assert ramp.whole.value and "no steady window" in str(ramp.whole.why_not)
 
 
 def test_a_latency_nobody_has_is_none() -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from prefixlab.bench.compare.bootstrap import FEWEST_VALUES
 from prefixlab.bench.compare.series import FloatArray, IntArray, Known, Percentile, Ratio, Sample, Series
 from prefixlab.bench.metrics import latencies, windows
 from prefixlab.bench.records.table import RecordTable
@@ -246,6 +247,9 @@ def _throughput(what: str, table: RecordTable, *, open_loop: bool) -> Series:
         slices.append(windows.work_by_slice(table, rows, amounts[rows], window, NUM_SLICES))
         seconds.append(np.full(NUM_SLICES, window.duration_s / NUM_SLICES))
     done, taken_s = np.concatenate(slices), np.concatenate(seconds)
-    if not len(done) or not duration_s:
-        return Known(total / duration_s if duration_s else None)
+    value = total / duration_s if duration_s else None
+    if value is None or ok.sum() < FEWEST_VALUES:
+        return Known(value, f"too few requests to tell: {int(ok.sum()):,}")
+    if not len(done):
+        return Known(value, "no steady window: all of the run was ramp and drain")
     return Ratio(done, taken_s, fixed=(total - float(done.sum()), duration_s - float(taken_s.sum())))

@@ -206,9 +206,10 @@ class Percentile:
 
 @dataclass(frozen=True)
 class Known:
-    """A number somebody else made, and nothing of what it was made of."""
+    """A number of which nothing is known that could be drawn again: somebody else made it, say."""
 
     value: float | None
+    why_not: str | None = ONLY_KNOWN
 
     @property
     def num_values(self) -> int:
@@ -217,10 +218,6 @@ class Known:
     @property
     def influence(self) -> FloatArray:
         return np.empty(0)
-
-    @property
-    def why_not(self) -> str | None:
-        return ONLY_KNOWN
 
     def drawn(self, edges: IntArray, taken: FloatArray) -> FloatArray:
         raise AssertionError("nothing to draw from: why_not says so")
