@@ -50,7 +50,23 @@ def test_arrivals_are_told_with_the_speed_in_the_words_it_was_given_in() -> None
     assert serve().arrivals() == "times of the trace"
     assert serve(speedup=2.0).arrivals() == "times of the trace, speedup 2"
     assert serve(time_scale=0.4).arrivals() == "times of the trace, time scale 0.4"
-    assert serve(load=LoadConfig(request_rate=5.0), speedup=2.0).arrivals() == "Poisson, 5 req/s"
+    assert serve(load=LoadConfig(request_rate=5.0)).arrivals() == "Poisson, 5 req/s"
+
+
+@pytest.mark.parametrize(
+    ("load", "pace"),
+    [
+        (LoadConfig(request_rate=5.0), "open loop, Poisson, 5 req/s"),
+        (LoadConfig(fixed_schedule=False, max_concurrency=1), "closed loop, 1 in flight"),
+    ],
+)
+def test_a_speed_is_refused_where_the_times_of_the_trace_are_not_used(load: LoadConfig, pace: str) -> None:
+    told = f"changes the times of the trace, which are not used: {pace}"
+    with pytest.raises(ConfigError, match=f"^--speedup {told}"):
+        serve(load=load, speedup=2.0)
+    with pytest.raises(ConfigError, match=f"^--time-scale {told}"):
+        serve(load=load, time_scale=2.0)
+    assert serve(load=load, time_scale=1.0).trace.factor == 1
 
 
 def test_settings_of_a_replay_are_restored_as_they_were() -> None:

@@ -245,6 +245,34 @@ def test_a_list_of_lengths_has_no_times_to_be_sent_at(tmp_path: Path) -> None:
     assert any("they share nothing" in note for note in in_order.workload.notes)
 
 
+def test_at_a_rate_a_file_is_sent_whole_unless_told_otherwise(tmp_path: Path) -> None:
+    lines = write(tmp_path / "long.jsonl", LINES * 300)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "hello"}\n' * 1100)
+    rate = LoadConfig(request_rate=50.0)
+    replayed = config_of(lines, sort=True, speedup=1.0, load=rate)
+    custom = ServeConfig(dataset=DatasetConfig(dataset_name="custom", dataset_path=str(prompts)), load=rate)
+    for config, count in ((replayed, 1200), (custom, 1100)):
+        planned = outline(config)
+        assert planned.offsets_s is not None
+        assert planned.num_requests == len(planned.offsets_s) == count
+        few = outline(replace(config, dataset=replace(config.dataset, num_prompts=7)))
+        assert few.num_requests == 7
+
+
+def test_a_speed_is_refused_for_sessions_whose_users_are_not_known_to_have_thought(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    turn = {"timestamp": 0, "input_length": 20, "output_length": 4, "hash_ids": [1, 2], "session_id": "a"}
+    path.write_text(f"{json.dumps(turn)}\n{json.dumps({**turn, 'timestamp': 9})}\n")
+    dataset = DatasetConfig(dataset_name="sessions", dataset_path=str(path))
+    config = ServeConfig(dataset=dataset, trace=TraceConfig(block_size=16, speedup=2.0))
+    with pytest.raises(
+        ConfigError, match=r"--speedup and --time-scale change recorded think times, of which t"
+    ):
+        outline(config)
+    assert outline(replace(config, trace=TraceConfig(block_size=16))).num_requests == 2
+
+
 def test_a_file_that_changed_is_read_again(trace: Path) -> None:
     assert outline(config_of(trace)).num_requests == 4
     write(trace, LINES[:3])

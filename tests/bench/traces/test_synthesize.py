@@ -266,9 +266,9 @@ def test_whatever_comes_out_is_a_trace_of_so_many_requests(
     source = made(paths, own, [row[2] for row in rows], [float(i) for i in range(len(rows))])
     how = Synthesis(
         num_requests=wanted,
-        prefix_len_multiplier=prefix,
+        prefix_len_multiplier=prefix if source.has_ids else 1.0,
         prompt_len_multiplier=prompt,
-        prefix_root_multiplier=root,
+        prefix_root_multiplier=root if source.has_ids else 1.0,
     )
     result = synthesize(source, how, seed)
     assert len(result) == wanted
@@ -277,3 +277,16 @@ def test_whatever_comes_out_is_a_trace_of_so_many_requests(
     assert ((counts == full) | (counts == -(-result.prompt_tokens // BLOCK)) | ~result.has_ids).all()
     assert (result.output_tokens > 0).all()
     assert (result.sketches.shared_tokens <= result.prompt_tokens).all()
+
+
+@pytest.mark.parametrize(
+    ("flag", "lacks"),
+    [("prefix_len_multiplier", "hash ids"), ("prefix_root_multiplier", "hash ids"), ("speedup", "times")],
+)
+def test_a_factor_of_what_the_source_does_not_say_is_refused(flag: str, lacks: str) -> None:
+    source = made([[], []], [20, 30], [4, 5], [0, 0], has_times=False)
+    with pytest.raises(
+        ConfigError, match=f"^--{flag.replace('_', '-')} changes nothing: made has no {lacks}"
+    ):
+        synthesize(source, Synthesis(**{flag: 2.0}), seed=0)
+    assert len(synthesize(source, Synthesis(prompt_len_multiplier=2.0), seed=0)) == 2

@@ -114,6 +114,11 @@ class ServeConfig:
             if fixed is None:
                 load = dataclasses.replace(self.load, fixed_schedule=not self.load.has_times)
                 object.__setattr__(self, "load", load)
+            if self.trace.factor != 1 and not self.load.fixed_schedule:
+                flag = "--speedup" if self.trace.time_scale is None else "--time-scale"
+                raise ConfigError(
+                    f"{flag} changes the times of the trace, which are not used: {self.load.describe()}"
+                )
         elif fixed is not None and name != "saved":
             raise ConfigError(f"--{'' if fixed else 'no-'}fixed-schedule is for traces, not {name}")
 

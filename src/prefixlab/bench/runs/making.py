@@ -13,7 +13,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
-from prefixlab.bench.config.dataset import DEFAULT_NUM_PROMPTS, TRACE_DATASETS, ShareGptConfig
+import numpy as np
+
+from prefixlab.bench.config.dataset import (
+    DEFAULT_NUM_PROMPTS,
+    FILE_DATASETS,
+    TRACE_DATASETS,
+    ShareGptConfig,
+)
 from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.config.sessions import SessionsConfig
 from prefixlab.bench.config.sharing import DEFAULT_PAGE_SIZE
@@ -64,8 +71,12 @@ def make_workload(config: ServeConfig, count: int | None, tokenizer: Tokenizer |
     return MAKERS[config.dataset.dataset_name](config, count)
 
 
-def default_num_prompts(config: ServeConfig) -> int:
-    """How many requests there are where neither --num-prompts nor arrivals say so."""
+def default_num_prompts(config: ServeConfig, tokenizer: Tokenizer | None = None) -> int:
+    """How many requests there are where neither --num-prompts nor arrivals say so; `tokenizer` as above."""
+    load, dataset = config.load, config.dataset
+    if dataset.dataset_name in (*FILE_DATASETS, *TRACE_DATASETS):
+        needs_all = dataset.num_prompts is None and load.has_rate and not load.ends_by_itself
+        return len(make_workload(config, None, tokenizer)) if needs_all else DEFAULT_NUM_PROMPTS
     if config.dataset.dataset_name == "generated-shared-prefix":
         return config.gsp.num_prompts
     if config.dataset.dataset_name in SessionsConfig.DATASETS and config.load.has_times:
@@ -199,6 +210,10 @@ def _sessions(config: ServeConfig, count: int | None) -> Workload:
             num_turns=options.num_turns,
         )
     chosen = first_sessions(chosen_trace(config), count, options.num_turns)
+    if config.trace.factor != 1 and (chosen.think_s is None or np.isnan(chosen.think_s).all()):
+        raise ConfigError(
+            f"--speedup and --time-scale change recorded think times, of which {chosen.name} has none"
+        )
     fitted, _ = made_to_fit(chosen, config.trace)
     return recorded_workload(fitted, think_time(options), *key, unfitted=chosen)
 

@@ -76,7 +76,7 @@ def outline(config: ServeConfig, repeat: int = 0, tokenizer: Tokenizer | None = 
     asked = dataset.num_prompts
     if dataset.dataset_name in SessionsConfig.DATASETS:
         asked = config.sessions.num_sessions  # it is sessions that arrive, their later turns wait
-    offsets = load.offsets(asked, default_num_prompts(config), dataset.seed, repeat)
+    offsets = load.offsets(asked, default_num_prompts(config, tokenizer), dataset.seed, repeat)
     workload = make_workload(config, asked if offsets is None else len(offsets), tokenizer)
     if load.fixed_schedule:
         workload, offsets = _as_recorded(workload, config)

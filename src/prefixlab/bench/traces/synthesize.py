@@ -81,6 +81,17 @@ class Synthesis:
             if low is not None and high is not None and low > high:
                 raise ConfigError(f"--min-{kind} {low} is above --max-{kind} {high}")
 
+    def check(self, source: Trace) -> None:
+        """Raises ConfigError for a factor of what the source does not say."""
+        missing = {}
+        if not source.has_ids:
+            missing |= dict.fromkeys(("prefix_len_multiplier", "prefix_root_multiplier"), "hash ids")
+        if not source.has_times and source.think_s is None:
+            missing["speedup"] = "times"
+        for name, what in missing.items():
+            if getattr(self, name) != 1:
+                raise ConfigError(f"{_flag(name)} changes nothing: {source.name} has no {what}")
+
 
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
@@ -92,8 +103,9 @@ def synthesize(
     """Make a trace out of `source`.
 
     Raises:
-        ConfigError: no request is left.
+        ConfigError: no request is left, or the trace lacks what a factor is about.
     """
+    how.check(source)
     wanted = len(source) if how.num_requests is None else how.num_requests
     tree = SharedTree.of(source)
     copies: list[_Copy] = []
