@@ -140,6 +140,17 @@ def test_every_server_is_asked_before_any_is_measured(
     assert not fake_server.bodies and not Path("runs").exists()
 
 
+def test_a_dry_run_adds_up_no_prompts_that_only_the_server_can_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "hello"}\n')
+    file = ["--dataset-name", "custom", "--dataset-path", str(path), "--max-concurrency", "1,2"]
+    assert main(["bench", "sweep", "--port", "9", *file, "--dry-run"]) == 0
+    total = capsys.readouterr().out.splitlines()[-1]
+    assert total.startswith("2 points: 2 requests, prompts as long as they are, 512 output tokens;")
+
+
 def test_a_dry_run_lists_the_points_and_their_cost(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "sweep", "--port", "9", *SMALL, "--dry-run"]) == 0
     *points, total = capsys.readouterr().out.splitlines()

@@ -355,3 +355,12 @@ def test_an_address_that_cannot_be_one_is_refused_before_anything_is_sent(
 def test_a_file_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "trace"]) == 2
     assert "FILE" in capsys.readouterr().err
+
+
+def test_of_a_broken_trace_nothing_is_said_but_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.jsonl").write_text("{nonsense\n")
+    assert main(["bench", "trace", "broken.jsonl"]) == 2
+    told = capsys.readouterr().err
+    assert "broken.jsonl:1: " in told and "embedded engine" not in told

@@ -143,3 +143,14 @@ def test_fetching_tells_the_licence_and_prints_the_path(
         server.status = 404
         assert main(["trace", "fetch", "t", "--to", str(tmp_path / "new")]) == 1
         assert "answered 404" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["convert", "synthesize"])
+def test_where_there_is_no_place_for_the_result_that_is_told_before_anything_is_read(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = tmp_path / "gone" / "out.jsonl"
+    assert main(["trace", verb, str(tmp_path / "no such trace"), str(nowhere)]) == 2
+    assert f"{nowhere} cannot be written: there is no folder {nowhere.parent}\n" in capsys.readouterr().err
+    assert main(["trace", verb, str(tmp_path / "no such trace"), str(tmp_path)]) == 2
+    assert f"{tmp_path} cannot be written: it is a folder\n" in capsys.readouterr().err

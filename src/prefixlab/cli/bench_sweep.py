@@ -185,17 +185,19 @@ def describe(points: list[SweepPoint]) -> str:
     from prefixlab.cli.bench_point import arrival_seconds, describe_point, planned_outline
 
     lines = [f"{point.name}: {describe_point(point.config)}" for point in points]
-    num_requests = num_prompt = num_output = 0
+    num_requests = num_output = 0
+    num_prompt: int | None = 0
     for point in points:
         planned, repeats = planned_outline(point.config), point.config.load.repeats
         prompt, output = tokens_of(planned)
         num_requests += repeats * planned.num_requests
-        num_prompt += repeats * (prompt or 0)
+        num_prompt = None if num_prompt is None or prompt is None else num_prompt + repeats * prompt
         num_output += repeats * output
+    prompts = "prompts as long as they are" if num_prompt is None else counted(num_prompt, "prompt token")
     seconds = sum(arrival_seconds(point.config) for point in points)
     lines.append(
         f"{counted(len(points), 'point')}: {counted(num_requests, 'request')}, "
-        f"{counted(num_prompt, 'prompt token')}, {counted(num_output, 'output token')}"
+        f"{prompts}, {counted(num_output, 'output token')}"
         + (f", at least {seconds:,.0f} s of arrivals" if seconds else "")
         + "; besides, up to 3 short probes at each point"
     )

@@ -143,6 +143,7 @@ def run(args: argparse.Namespace) -> int:
 def planned_points(given: dict[str, Any]) -> list[SweepPoint]:
     """One for each speed, and for each value of other options that were given several."""
     from prefixlab.bench.config.trace import PRESETS
+    from prefixlab.bench.runs.point import outline
     from prefixlab.cli import bench_sweep
     from prefixlab.core.config import Values
     from prefixlab.core.errors import ConfigError
@@ -172,8 +173,9 @@ def planned_points(given: dict[str, Any]) -> list[SweepPoint]:
             settings["length_scale"] = EMBEDDED_LENGTH_SCALE
             said.append(f"lengths are scaled by {EMBEDDED_LENGTH_SCALE:g} (--length-scale 1 leaves them)")
         if said:
-            print(f"the embedded engine is small: {', '.join(said)}", file=sys.stderr)
             points = bench_sweep.planned_points(argparse.Namespace(**settings))
+            outline(points[0].config)  # where the file cannot be read nothing else is said
+            print(f"the embedded engine is small: {', '.join(said)}", file=sys.stderr)
     return points if "num_prompts" in given else [_with_all_there_are(point) for point in points]
 
 

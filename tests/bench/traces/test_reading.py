@@ -398,6 +398,21 @@ def test_a_block_size_is_refused_where_there_are_no_blocks(tmp_path: Path) -> No
         read_trace(write(tmp_path / "t", *SMALL["azure"]), block_size=16)
 
 
+def test_a_block_size_without_ids_is_said_to_change_nothing(tmp_path: Path) -> None:
+    path = write(tmp_path / "t", {"timestamp": 0, "input_length": 40, "output_length": 4})
+    assert read_trace(path, block_size=16).notes == (
+        "--block-size 16 changes nothing: there are no hash ids",
+    )
+
+
+def test_a_saved_workload_is_no_trace_and_says_who_reads_it(tmp_path: Path) -> None:
+    path = write(tmp_path / "w", {"prefixlab_workload": 1, "version": "0.1.0", "requests": 1})
+    with pytest.raises(
+        ConfigError, match="is a workload that --save-workload wrote, not a trace: --dataset-"
+    ):
+        read_trace(path)
+
+
 def test_how_far_it_has_come_is_told(tmp_path: Path) -> None:
     path = write(tmp_path / "t", AZURE, *["2023-11-16 18:17:03,40,5"] * 100_000)
     told: list[tuple[int, int | None]] = []

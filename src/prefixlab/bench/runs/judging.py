@@ -203,6 +203,7 @@ def _fidelity(run: Measured, result: PointResult) -> Fidelity | None:
         timed=run.config.load.fixed_schedule is True,
         num_repeats=len(result.runs),
         num_template_tokens=run.asker.wording.num_head_tokens,
+        in_words=not run.asker.wording.is_exact,
     )
 
 

@@ -10,7 +10,7 @@ Invariant: nothing is taken from how prompts are made: sharing is found in the t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -94,6 +94,7 @@ class Sharing:
         num_exact: of the `num_checked` first requests, those that share just as many tokens with earlier ones
             as the trace says.
         num_template_tokens: at the start of every prompt, whatever it shares besides.
+        in_words: prompts went as text, of which the server may make other tokens than are compared here.
     """
 
     recorded: float
@@ -102,9 +103,11 @@ class Sharing:
     num_checked: int
     num_exact: int
     num_template_tokens: int = 0
+    in_words: bool = False
 
     def __str__(self) -> str:
-        exact = "exact in all" if self.num_exact == self.num_checked else f"exact in {self.num_exact:,} of"
+        exact = "exact in words, in" if self.in_words else "exact in"
+        exact += " all" if self.num_exact == self.num_checked else f" {self.num_exact:,} of"
         template = self.num_template_tokens
         besides = f", all share a chat template's {template} tokens besides" if template else ""
         return (
@@ -168,6 +171,7 @@ def fidelity_of(
     timed: bool,
     num_repeats: int = 1,
     num_template_tokens: int = 0,
+    in_words: bool = False,
 ) -> Fidelity:
     """Compare.
 
@@ -177,12 +181,13 @@ def fidelity_of(
         table: what became of them, of all repeats.
         timed: each was to go at its own time.
         num_template_tokens: that a chat template puts before every prompt.
+        in_words: `prompts` went as text, of which the server may make other tokens.
     """
     answered = table.ok & (table.num_prompt_tokens >= 0)
     return Fidelity(
         Lengths.of(table.planned_prompt_tokens[answered], table.num_prompt_tokens[answered]),
         Lengths.of(table.planned_output_tokens[table.ok], table.num_output_tokens[table.ok]),
-        sharing_of(recorded, sketches, prompts, num_template_tokens),
+        replace(sharing_of(recorded, sketches, prompts, num_template_tokens), in_words=in_words),
         _timing(recorded, table, num_repeats) if timed else None,
     )
 

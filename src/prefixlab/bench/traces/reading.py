@@ -79,6 +79,11 @@ def detect_format(source: Source) -> Format:
         fields: Sequence[str] = [name.strip() for name in text.decode().split(",")]
     else:
         fields = list(as_object(source, number, text))
+    if "prefixlab_workload" in fields:
+        raise ConfigError(
+            f"{source.path} is a workload that --save-workload wrote, not a trace: --dataset-name saved "
+            "sends it"
+        )
     # The format most of whose required fields are there; of several the one that knows most of all fields.
     score = {
         form.name: (

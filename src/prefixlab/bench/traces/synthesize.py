@@ -83,7 +83,7 @@ class Synthesis:
 
     def check(self, source: Trace) -> None:
         """Raises ConfigError for a factor of what the source does not say."""
-        missing = {}
+        missing: dict[str, str] = {}
         if not source.has_ids:
             missing |= dict.fromkeys(("prefix_len_multiplier", "prefix_root_multiplier"), "hash ids")
         if not source.has_times and source.think_s is None:

@@ -23,7 +23,7 @@ import numpy as np
 
 from prefixlab.bench.traces.formats.columns import block_size_told
 from prefixlab.bench.traces.formats.mooncake import MooncakeLine
-from prefixlab.bench.traces.formats.source import STDIN
+from prefixlab.bench.traces.formats.source import STDIN, words
 from prefixlab.bench.traces.trace import Trace
 from prefixlab.core.errors import ConfigError
 
@@ -32,10 +32,15 @@ GZIP_LEVEL = 6
 
 
 def check_target(source: str, target: str, *, force: bool) -> None:
-    """Before anything is read. Raises ConfigError where writing `target` would destroy `source`, whichever
-    links lead to it, or, unless `force`, any other file."""
+    """Before anything is read. Raises ConfigError where there is no place for `target`, or where writing it
+    would destroy `source`, whichever links lead to it, or, unless `force`, any other file."""
     path = Path(target)
-    if target == STDIN or not path.is_file():  # devices and pipes lose nothing
+    if target == STDIN:
+        return
+    if path.is_dir() or not path.parent.is_dir():
+        why = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise ConfigError(f"{target} cannot be written: {why}")
+    if not path.is_file():  # devices and pipes lose nothing
         return
     if source != STDIN and Path(source).exists() and path.samefile(source):
         raise ConfigError(f"{target} is {source} itself: it would be lost; write to another file")
@@ -109,12 +114,12 @@ def _open(path: Path | str) -> Iterator[BinaryIO]:
             with target.open("wb") as file:
                 yield cast(BinaryIO, file)
         except OSError as error:
-            raise ConfigError(f"{path} cannot be written: {error}") from None
+            raise ConfigError(f"{path} cannot be written: {words(error)}") from None
         return
     try:
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error}") from None
+        raise ConfigError(f"{path} cannot be written: {words(error)}") from None
     unfinished = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -127,7 +132,7 @@ def _open(path: Path | str) -> Iterator[BinaryIO]:
         unfinished.chmod(0o666 & ~_umask())
         unfinished.replace(target)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error}") from None
+        raise ConfigError(f"{path} cannot be written: {words(error)}") from None
     finally:
         unfinished.unlink(missing_ok=True)
 

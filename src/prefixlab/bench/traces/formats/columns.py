@@ -99,6 +99,8 @@ class Columns:
         if len(ids):
             size = asked.block_size or block_size or infer_block_size(source, lines, prompt, counts)
             check_block_counts(source, lines, prompt, counts, size)
+        elif asked.block_size:
+            notes = (*notes, f"--block-size {asked.block_size} changes nothing: there are no hash ids")
         times_s = np.asarray(self.times_s, np.float64)
         has_times = not np.isnan(times_s).any()
         trace = Trace(
