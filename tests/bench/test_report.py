@@ -12,7 +12,6 @@ from prefixlab.bench.metrics.summary import summarise
 from prefixlab.bench.records.record import Outcome, Record
 from prefixlab.bench.report.console import NOT_MEASURED, WIDTH, result_block
 from prefixlab.bench.report.jsonl import append_line, measured_keys
-from prefixlab.bench.report.plot import write_plot
 from prefixlab.bench.report.sweep import (
     PooledPoint,
     cache_table,
@@ -135,46 +134,3 @@ def test_lines_are_valid_json_even_where_nothing_was_measured(tmp_path: Path) ->
 def test_an_output_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--output-file"):
         append_line(tmp_path, {})
-
-
-@pytest.mark.parametrize(("name", "magic"), [("p.png", b"\x89PNG"), ("p.svg", b"<?xml"), ("p.pdf", b"%PDF")])
-def test_the_picture_is_drawn(tmp_path: Path, name: str, magic: bytes) -> None:
-    write_plot(tmp_path / name, points(), title="tiny on a machine", setting="4 prompts")
-    assert (tmp_path / name).read_bytes().startswith(magic)
-
-
-def test_the_picture_says_what_is_on_its_axes_and_that_hits_were_checked(tmp_path: Path) -> None:
-    write_plot(tmp_path / "p.svg", points(), title="tiny on a machine", setting="4 prompts")
-    # matplotlib writes the text it draws as comments.
-    svg = (tmp_path / "p.svg").read_text()
-    for text in (
-        "measured hit rate",
-        "tokens/s",
-        "median, ms",
-        "tiny on a machine",
-        "3 of 3 points",
-        "3 repeats",
-    ):
-        assert text in svg, text
-
-
-def test_a_sweep_without_a_hit_is_drawn_over_the_intended_share_and_says_so(tmp_path: Path) -> None:
-    missed = pool_points([a_run(pct, cached=0) for pct in (0, 50, 90)])
-    write_plot(tmp_path / "p.svg", missed, title="t", setting="s")
-    svg = (tmp_path / "p.svg").read_text()
-    assert "intended share of a common prefix" in svg
-    assert "nothing was served from cache" in svg
-    assert "measured hit rate" not in svg
-
-
-def test_the_picture_counts_requests_that_failed(tmp_path: Path) -> None:
-    write_plot(tmp_path / "p.svg", pool_points([a_run(0, failed=True), a_run(50)]), title="t", setting="s")
-    assert "2 of 2 points.  1 of 5 requests FAILED at 0 % shared." in (tmp_path / "p.svg").read_text()
-
-
-def test_the_picture_survives_points_without_figures(tmp_path: Path) -> None:
-    run = a_run(50)
-    silent = tuple(replace(r, num_cached_tokens=None, num_expected_cached_tokens=None) for r in run.records)
-    pooled = pool_points([replace(run, records=silent, check=check_cache(silent))])
-    write_plot(tmp_path / "p.svg", pooled, title="t", setting="s")
-    assert "0 of 1 points" in (tmp_path / "p.svg").read_text()

@@ -157,15 +157,12 @@ def ratios_text(points: list[SweepPoint], results: list[PointResult]) -> str:
 def keep(folder: RunDir, points: list[SweepPoint], results: list[PointResult]) -> None:
     """`results_summary.json` and the picture."""
     from prefixlab.bench.report.environment import machine_name
-    from prefixlab.bench.report.prefix_ratio import (
-        PICTURE,
-        SUMMARY,
-        ratio_points,
-        summary_keys,
-        write_picture,
-    )
+    from prefixlab.bench.report.pictures.prefix_ratio import PICTURE, write_prefix_ratio_plot
+    from prefixlab.bench.report.pictures.provenance import Provenance
+    from prefixlab.bench.report.prefix_ratio import SUMMARY, ratio_points, summary_keys
 
     ratios = ratio_points([point.config for point in points], results)
     folder.write_json(SUMMARY, summary_keys(ratios))
     model = results[0].settings.model or results[0].settings.backend
-    write_picture(folder.path / PICTURE, ratios, title=f"{model}, asked from {machine_name()}")
+    title = f"{model}, asked from {machine_name()}"
+    write_prefix_ratio_plot(folder.path / PICTURE, ratios, title=title, provenance=Provenance.now())

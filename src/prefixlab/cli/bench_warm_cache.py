@@ -143,10 +143,12 @@ def show(
 
     show_sweep(Console(width=TABLE_WIDTH, highlight=False), endpoint, options, points, place)
     if plot is not None:
-        from prefixlab.bench.report.plot import write_plot
+        from prefixlab.bench.report.pictures.provenance import Provenance
+        from prefixlab.bench.report.pictures.warm_cache import write_warm_cache_plot
 
         title = f"What a shared prefix is worth: {endpoint.model or 'model'}, {place}"
-        write_plot(plot, points, title=title, setting=setting_line(endpoint, options))
+        setting, now = setting_line(endpoint, options), Provenance.now()
+        write_warm_cache_plot(plot, points, title=title, setting=setting, provenance=now)
         print(f"picture: {plot}")
 
 

@@ -63,9 +63,10 @@ def run(args: argparse.Namespace) -> int:
     if json_file is not None:
         write(json_file, as_json(analysis.figures))
     if plot is not None:
-        from prefixlab.bench.report.trace_plot import write_trace_plot
+        from prefixlab.bench.report.pictures.provenance import Provenance
+        from prefixlab.bench.report.pictures.trace import write_trace_plot
 
-        write_trace_plot(plot, analysis)
+        write_trace_plot(plot, analysis, Provenance.now())
     return 0
 
 

@@ -7,50 +7,56 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from prefixlab.bench.report.plot import BLUE, GRID, INK, MUTED, ORANGE, STYLE
+from prefixlab.bench.report.pictures.provenance import Provenance
+from prefixlab.bench.report.pictures.style import BLUE, INK, MUTED, ORANGE, draw, dress, save, say, sheet
 from prefixlab.bench.report.trace import headline
 from prefixlab.bench.traces.analyze import Analysis, Figures
 from prefixlab.bench.traces.trace import Trace
-from prefixlab.core.errors import ConfigError
 
 BINS = 60
 
 
-def write_trace_plot(path: Path, analysis: Analysis) -> None:
+def write_trace_plot(path: Path, analysis: Analysis, provenance: Provenance | None = None) -> None:
     """Draw to `path`; the file's ending says how (PNG, SVG, PDF).
 
     Raises:
         ConfigError: the file cannot be written, or matplotlib does not know its ending.
     """
-    figures = analysis.figures
-    title, _, facts = headline(figures).partition(": ")
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(12, 8))
-        (caches, lengths), (arrivals, reuse) = figure.subplots(2, 2)
-        _draw_cache(caches, analysis)
-        _draw_lengths(lengths, analysis.trace)
-        _draw_arrivals(arrivals, analysis.trace)
-        _draw_reuse(reuse, figures)
-        figure.suptitle(title, x=0.012, y=0.98, ha="left", fontsize=14, fontweight="bold")
-        figure.text(0.012, 0.93, facts, ha="left", fontsize=9.5, color=MUTED)
-        figure.text(0.012, 0.012, "Dotted: medians; of arrivals, the mean rate.", fontsize=9, color=MUTED)
-        figure.tight_layout(rect=(0, 0.03, 1, 0.93), w_pad=3, h_pad=2)
-        try:
-            figure.savefig(path, dpi=150)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"--plot {path} cannot be written: {error}") from None
+    save(trace_figure(analysis, provenance), path, "--plot")
+
+
+def trace_figure(analysis: Analysis, provenance: Provenance | None = None) -> Figure:
+    """See `write_trace_plot`."""
+    return draw(lambda: _figure(analysis, provenance))
+
+
+def _figure(analysis: Analysis, provenance: Provenance | None) -> Figure:
+    title, _, facts = headline(analysis.figures).partition(": ")
+    figure = sheet(
+        12,
+        8.2,
+        title=title,
+        subtitle=facts,
+        notes="Dotted: medians; of arrivals, the mean rate.",
+        provenance=provenance.line if provenance else "",
+    )
+    (caches, lengths), (arrivals, reuse) = figure.subplots(2, 2)
+    _draw_cache(caches, analysis)
+    _draw_lengths(lengths, analysis.trace)
+    _draw_arrivals(arrivals, analysis.trace)
+    _draw_reuse(reuse, analysis.figures)
+    return figure
 
 
 def _draw_cache(axes: Axes, analysis: Analysis) -> None:
     curve, cache = analysis.curve, analysis.figures.cache
-    _dress(axes, "Hit rate of a least recently used cache", "capacity, blocks", "% of what was asked for")
+    dress(axes, "Hit rate of a least recently used cache", "capacity, blocks", "% of what was asked for")
     if curve is None or cache is None or not len(curve.capacities):
-        _say(axes, "no block is used twice" if cache else "the trace names no blocks")
+        say(axes, "no block is used twice" if cache else "the trace names no blocks")
         return
     capacities = np.append(curve.capacities, curve.unique_blocks)
     for hits, total, name, colour, style in (
@@ -76,24 +82,24 @@ def _draw_cache(axes: Axes, analysis: Analysis) -> None:
 
 
 def _draw_lengths(axes: Axes, trace: Trace) -> None:
-    _dress(axes, "Lengths", "tokens", "requests")
+    dress(axes, "Lengths", "tokens", "requests")
     longest = max(int(trace.prompt_tokens.max(initial=1)), int(trace.output_tokens.max(initial=1)))
     edges = np.geomspace(1, longest + 1, BINS).tolist()
-    for values, name, colour in (
-        (trace.prompt_tokens, "input", BLUE),
-        (trace.output_tokens, "output", ORANGE),
+    for values, name, colour, hatch in (
+        (trace.prompt_tokens, "input", BLUE, None),
+        (trace.output_tokens, "output", ORANGE, "///"),  # told apart without colour too
     ):
-        axes.hist(values, bins=edges, color=colour, alpha=0.55, label=name)
+        axes.hist(values, bins=edges, color=colour, alpha=0.55, label=name, hatch=hatch, edgecolor="white")
         axes.axvline(float(np.median(values)), color=colour, linewidth=1.4, linestyle=":")
     axes.set_xscale("log")
     axes.legend(frameon=False, loc="upper left", fontsize=9)
 
 
 def _draw_arrivals(axes: Axes, trace: Trace) -> None:
-    _dress(axes, "Arrivals", "time, s", "requests/s")
+    dress(axes, "Arrivals", "time, s", "requests/s")
     duration_s = float(trace.offsets_s[-1]) if trace.has_times else 0.0
     if not duration_s:
-        _say(axes, "all at once" if trace.has_times else "the trace has no times")
+        say(axes, "all at once" if trace.has_times else "the trace has no times")
         return
     counts, edges = np.histogram(trace.offsets_s, bins=BINS, range=(0, duration_s))
     axes.stairs(counts / np.diff(edges), edges.tolist(), color=BLUE, fill=True, alpha=0.55)
@@ -101,9 +107,9 @@ def _draw_arrivals(axes: Axes, trace: Trace) -> None:
 
 
 def _draw_reuse(axes: Axes, figures: Figures) -> None:
-    _dress(axes, "Between two uses of a block", "other distinct blocks", "uses")
+    dress(axes, "Between two uses of a block", "other distinct blocks", "uses")
     if figures.reuse is None or not figures.reuse.num_uses:
-        _say(axes, "no block is used twice" if figures.reuse else "the trace names no blocks")
+        say(axes, "no block is used twice" if figures.reuse else "the trace names no blocks")
         return
     histogram = figures.reuse.histogram
     # 0 has no place on a logarithmic axis: it stands half a step before 1.
@@ -111,18 +117,3 @@ def _draw_reuse(axes: Axes, figures: Figures) -> None:
     axes.stairs([count for _, count in histogram], edges, color=BLUE, fill=True, alpha=0.55)
     axes.axvline(max(0.5, figures.reuse.distance_blocks["p50"]), color=BLUE, linewidth=1.4, linestyle=":")
     axes.set_xscale("log")
-
-
-def _dress(axes: Axes, title: str, across: str, up: str) -> None:
-    axes.set_title(title, loc="left", fontweight="bold")
-    axes.set_xlabel(across)
-    axes.set_ylabel(up)
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.yaxis.set_major_formatter(lambda number, _: f"{number:,.10g}")
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
-def _say(axes: Axes, text: str) -> None:
-    axes.text(0.5, 0.5, text, ha="center", va="center", color=MUTED, transform=axes.transAxes)
