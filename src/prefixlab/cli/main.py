@@ -37,6 +37,7 @@ VERBS: VerbTable = {
         "sessions": "prefixlab.cli.bench_sessions",
         "prefix-ratio": "prefixlab.cli.bench_prefix_ratio",
         "saturate": "prefixlab.cli.bench_saturate",
+        "ab": "prefixlab.cli.bench_ab",
         "calibrate": "prefixlab.cli.bench_calibrate",
     },
     "doctor": "prefixlab.cli.doctor",

@@ -80,6 +80,7 @@ class ServeConfig:
 
     Attributes:
         engine: settings of the embedded engine, as given.
+        prompts_key: `key()` of another point, where the same prompts are to be sent; None: its own.
     """
 
     target: TargetConfig = field(default_factory=TargetConfig)
@@ -98,6 +99,7 @@ class ServeConfig:
     load: LoadConfig = field(default_factory=LoadConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     engine: dict[str, Any] = field(default_factory=dict)
+    prompts_key: int | None = None
 
     def __post_init__(self) -> None:
         if self.target.is_in_process and self.request.ready_check_timeout_sec:
@@ -177,6 +179,8 @@ class ServeConfig:
     def key(self) -> int:
         """What prompts and arrivals depend on besides the seed: this point's own settings, and nothing that
         other points, files or the way of measuring decide."""
+        if self.prompts_key is not None:
+            return self.prompts_key
         dataset = {**stored(self.dataset), "num_prompts": None}
         load = {
             name: value
@@ -193,7 +197,8 @@ class ServeConfig:
 
     def stored(self) -> dict[str, Any]:
         """As plain JSON data, secrets masked."""
-        return {name: stored(getattr(self, name)) for name in PARTS} | {"engine": self.engine}
+        parts = {name: stored(getattr(self, name)) for name in PARTS} | {"engine": self.engine}
+        return parts if self.prompts_key is None else parts | {"prompts_key": self.prompts_key}
 
     @classmethod
     def restore(
@@ -206,7 +211,7 @@ class ServeConfig:
         """
         try:
             parts = {name: _restore(part, data[name], given, environ) for name, part in PARTS.items()}
-            return cls(**parts, engine=dict(data["engine"]))
+            return cls(**parts, engine=dict(data["engine"]), prompts_key=data.get("prompts_key"))
         except (KeyError, TypeError) as error:
             raise ConfigError(f"config.json is not one of this version: {error}") from None
 

@@ -75,7 +75,11 @@ class SharedPrefixConfig:
     DATASETS: ClassVar[tuple[str, ...]] = ("shared-prefix",)
 
     shared_len: int = setting(1024, "tokens of a whole prompt")
-    shared_pct: float = setting(50.0, "of which so many percent are shared: their tokens rounded down")
+    shared_pct: float = setting(
+        50.0,
+        "of which so many percent are shared: their tokens rounded down",
+        aliases=("--shared-percent",),
+    )
     shared_groups: int = setting(1, "different prefixes")
     shared_popularity: str = setting("uniform", "how requests choose among them", choices=POPULARITIES)
     shared_zipf_alpha: float = setting(1.0, "exponent of Zipf's law")

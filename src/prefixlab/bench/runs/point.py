@@ -35,6 +35,7 @@ from prefixlab.bench.workloads.files.saved import FORMAT, Head, path_of, write_w
 from prefixlab.bench.workloads.generators.random import RandomShape, sketch_random
 from prefixlab.bench.workloads.prompts import make_probe, make_prompts, make_trial
 from prefixlab.bench.workloads.sketch import NOBODY, Sketches
+from prefixlab.bench.workloads.variants import OWN_TOKENS, PLAIN, Variant, unshared, with_prefixes_first
 from prefixlab.bench.workloads.wording import IdWording, Prompt, Wording
 from prefixlab.bench.workloads.words import TextWording, WordWording
 from prefixlab.bench.workloads.workload import Workload
@@ -136,6 +137,7 @@ class Asker:
     tokenizer: Tokenizer | None = None
     knows_head: bool = False
     """Something is sent before the first request: the server has seen what a chat template begins with."""
+    variant: Variant = PLAIN
 
     def outline(self, repeat: int = 0) -> Outline:
         """Of a repeat, made to hold what the wording puts around the content of prompts; of a file's prompts
@@ -144,6 +146,10 @@ class Asker:
         if planned.workload.rows_in_words:
             known = (self._content(row).known for row in planned.workload.rows)
             return replace(planned, workload=with_sharing(planned.workload, known, self._head))
+        if self.variant.unshared and planned.workload.made_up is not None:
+            return replace(
+                planned, workload=replace(planned.workload, sketches=unshared(planned.workload.made_up))
+            )
         if planned.workload.recorded is None:
             return planned
         return replace(planned, workload=with_room(planned.workload, self.wording))
@@ -168,6 +174,18 @@ class Asker:
                 server=server,
                 **place,
             )
+
+    def prefixes(self, outline: Outline, repeat: int, salt: int) -> list[Planned]:
+        """Requests that bring what prompts of a repeat share into the cache, and are not measured."""
+        sketches = outline.workload.made_up
+        if sketches is None:
+            return []
+        with_first, count = self._with_prefixes(sketches)
+        asks = itertools.islice(self._all_made_up(with_first, salt + repeat), count)
+        return [
+            Planned(self._request(self._id(repeat, f"prefix-{number}"), ask), ask.num_prompt_tokens)
+            for number, ask in enumerate(asks)
+        ]
 
     def save(self, outline: Outline, repeat: int, salt: int, name: str) -> Path:
         """Write the plan to a file; where there are repeats each has its own. ConfigError if it cannot be.
@@ -256,6 +274,16 @@ class Asker:
         return map(self._row_ask, workload.rows)
 
     def _made_up(self, sketches: Sketches, salt: int) -> Iterator[_Ask]:
+        with_first, count = self._with_prefixes(sketches)
+        return itertools.islice(self._all_made_up(with_first, salt), count, None)
+
+    def _with_prefixes(self, sketches: Sketches) -> tuple[Sketches, int]:
+        """What is really sent, and how much of it comes before the requests."""
+        if not self.variant.prewarmed:
+            return sketches, 0
+        return with_prefixes_first(sketches, OWN_TOKENS + self.wording.num_tail_tokens)
+
+    def _all_made_up(self, sketches: Sketches, salt: int) -> Iterator[_Ask]:
         prompts, expected = self.prompts(sketches, salt), self.expected(sketches, self.wording)
         columns = (prompts, expected, sketches.prompt_tokens.tolist(), sketches.output_tokens.tolist())
         continuing = is_continuing(sketches).tolist()

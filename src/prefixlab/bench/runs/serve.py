@@ -41,6 +41,7 @@ from prefixlab.bench.witness.counters import CounterWatch
 from prefixlab.bench.witness.events import EventWatch
 from prefixlab.bench.witness.scrape import MetricsScrape
 from prefixlab.bench.witness.witness import Witness, watched_by
+from prefixlab.bench.workloads.variants import PLAIN, Variant
 from prefixlab.core.clock import wall_time_label
 from prefixlab.core.errors import TargetError
 from prefixlab.core.seams import Tokenizer
@@ -103,6 +104,7 @@ class ServeRun:
         cold: empty the server's cache before every repeat.
         swept: what a sweep sets at this point, for its reports.
         gone: why nothing can be sent; what the folder holds is reported.
+        variant: how it asks, where others ask the same in other ways.
     """
 
     def __init__(
@@ -116,10 +118,13 @@ class ServeRun:
         swept: dict[str, Any] | None = None,
         watcher: Watcher | None = None,
         gone: str | None = None,
+        variant: Variant = PLAIN,
     ) -> None:
         self._endpoint = endpoint
         self._config = config
-        self._asker = Asker(endpoint, config, tokenizer, knows_head=cold or config.load.num_warmups > 0)
+        self._variant = variant
+        knows_head = cold or config.load.num_warmups > 0 or variant.prewarmed
+        self._asker = Asker(endpoint, config, tokenizer, knows_head=knows_head, variant=variant)
         self._folder = folder
         self._cold = cold
         self._swept = swept or {}
@@ -133,12 +138,13 @@ class ServeRun:
         self._health: list[ClientHealth] = []
         self._notes: list[str] = []
         self._notes_at_end: list[str] = []
-        self._salt = 0
+        self._salt = variant.salt
         self._coldness: Coldness | None = None
         self._lie: str | None = None
         self._emptied = False
         self._interrupted = False
         self._gone = gone
+        self._repeats: list[_Repeat] = []
 
     @property
     def gone(self) -> str | None:
@@ -153,9 +159,18 @@ class ServeRun:
             TargetError: the server fails what is not measured.
             KeyboardInterrupt: interrupted before anything was measured.
         """
-        repeats = [
-            _Repeat(number, self._asker.outline(number)) for number in range(self._config.load.repeats)
-        ]
+        for _ in self.steps():
+            pass
+        return self.result()
+
+    def steps(self) -> Iterator[int]:
+        """The same, repeat by repeat, for whoever has something else to do in between: yields the number of
+        each that is over. What is not gone through to its end was not measured.
+
+        Raises: as `run`.
+        """
+        numbers = range(self._config.load.repeats)
+        repeats = self._repeats = [_Repeat(number, self._asker.outline(number)) for number in numbers]
         check_lengths(self._endpoint, repeats[0].outline)
         self._take_up(repeats)
         if all(map(self._is_done, repeats)):
@@ -164,12 +179,33 @@ class ServeRun:
             with self._outlived(repeats):
                 self._warm_up(repeats[0].outline)
         for repeat in repeats:
-            if not (self._interrupted or self._gone or self._is_done(repeat)) and self._cold:
+            to_send = not (self._interrupted or self._gone or self._is_done(repeat))
+            if to_send and self._cold and not (repeat.number and self._variant.cold_once):
                 with self._outlived(repeats):
                     self._start_cold(repeat)
             self._save_workload(repeat)
+            if to_send and not self._gone and self._variant.prewarmed:
+                with self._outlived(repeats):
+                    self._bring_prefixes(repeat)
             self._measure(repeat)
-        return self._judge(repeats)
+            yield repeat.number
+
+    @property
+    def interrupted(self) -> bool:
+        return self._interrupted
+
+    def table(self, repeat: int) -> RecordTable:
+        """Of a repeat, so far."""
+        return self._repeats[repeat].table
+
+    def result(self, num_repeats: int | None = None, *, broken_off: bool = False) -> PointResult:
+        """What the repeats amount to, or the first of them.
+
+        Args:
+            broken_off: more was to come, though nobody interrupted this run itself.
+        """
+        self._interrupted = self._interrupted or broken_off
+        return self._judge(self._repeats[:num_repeats])
 
     @contextlib.contextmanager
     def _outlived(self, repeats: list[_Repeat]) -> Iterator[None]:
@@ -243,6 +279,20 @@ class ServeRun:
             raise KeyboardInterrupt
         if not drive.table.ok.all():
             raise TargetError(f"a warm-up request failed: {first_failure(drive.table)}")
+
+    def _bring_prefixes(self, repeat: _Repeat) -> None:
+        requests = self._asker.prefixes(repeat.outline, repeat.number, self._salt)
+        if not requests:
+            return
+        self._watcher.describe("bringing prefixes into the cache")
+        at_once = self._config.load.max_concurrency or MAX_WARM_UP_CONCURRENCY
+        drive = self._endpoint.driver.run(requests, Load(open_loop=False, max_concurrency=at_once))
+        if drive.interrupted:
+            raise KeyboardInterrupt
+        if not drive.table.ok.all():
+            raise TargetError(
+                f"a request that only brings a prefix into the cache failed: {first_failure(drive.table)}"
+            )
 
     def _done(self, repeat: _Repeat) -> set[str]:
         """What of it is not to be sent again."""
@@ -342,9 +392,10 @@ class ServeRun:
         self._coldness = found.coldness
         self._lie = found.detail if found.lied else None
         self._emptied = found.coldness is not Coldness.SALTED
-        if found.coldness is Coldness.SALTED and not self._salt and repeat.outline.workload.made_up:
+        plain = self._salt == self._variant.salt
+        if found.coldness is Coldness.SALTED and plain and repeat.outline.workload.made_up:
             self._salt = secrets.randbits(62) | 1
-        note = cold_note(found, salted=bool(self._salt))
+        note = cold_note(found, salted=self._salt != self._variant.salt)
         if note not in self._notes:
             self._notes.append(note)
 

@@ -141,7 +141,7 @@ def measure_point(
     config = point.config
     notes: list[str] = []
     with ExitStack() as resources:
-        kept = None if folder is None else resources.enter_context(_point_folder(folder, point, endpoint))
+        kept = None if folder is None else resources.enter_context(point_folder(folder, point, endpoint))
         finished = kept is not None and kept.is_finished
         if kept is not None and not finished:
             notes = files.begin(kept, endpoint, config.dataset.seed)
@@ -152,7 +152,7 @@ def measure_point(
             folder=kept,
             cold=config.load.flush_cache is not False,
             swept=dict(point.swept),
-            watcher=_Named(watcher, point.name),
+            watcher=Named(watcher, point.name),
         )
         result = run.run()
         if kept is not None and not finished:
@@ -180,7 +180,8 @@ def _remembering(path: Path) -> OpenEndpoint:
 
 
 @contextmanager
-def _point_folder(folder: Path, point: SweepPoint, endpoint: Endpoint) -> Iterator[RunDir]:
+def point_folder(folder: Path, point: SweepPoint, endpoint: Endpoint) -> Iterator[RunDir]:
+    """Of one point, new or as it was left, for as long as the block."""
     path = folder / point.name
     if (path / CONFIG).exists():
         run_dir = RunDir.open(path, even_finished=True)
@@ -193,7 +194,7 @@ def _point_folder(folder: Path, point: SweepPoint, endpoint: Endpoint) -> Iterat
 
 
 @dataclass(frozen=True)
-class _Named:
+class Named:
     """Says which point it is that is watched."""
 
     watcher: Watcher
