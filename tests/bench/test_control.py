@@ -220,3 +220,28 @@ def test_a_server_says_whether_what_was_used_longest_ago_goes_first(
     facts = control.InProcessControl(lambda: {"max_total_num_tokens": 100, **info}, lambda: True).facts()
     assert facts.capacity_tokens == 100
     assert facts.forgets_oldest is oldest_first
+
+
+@pytest.mark.parametrize(
+    ("info", "address"),
+    [
+        ({"kv_events": {"publisher": "zmq", "endpoint": "tcp://*:5557"}}, "tcp://*:5557"),
+        ({"kv_events_config": '{"publisher": "zmq", "endpoint": "tcp://*:5558"}'}, "tcp://*:5558"),
+        ({"kv_events_config": '{"publisher": "null", "endpoint": "tcp://*:5558"}'}, None),
+        ({"kv_events_config": "none"}, None),
+        ({"kv_events": None}, None),
+    ],
+)
+def test_a_native_server_tells_where_it_publishes_kv_events(
+    fake_server: FakeServer, info: dict[str, object], address: str | None
+) -> None:
+    fake_server.behaviour.info = info
+    assert native_facts(fake_server).kv_events == address
+
+
+def test_a_server_whose_cache_is_off_says_so(fake_server: FakeServer) -> None:
+    fake_server.behaviour.caching_off = True
+    assert native_facts(fake_server).caching_off == "the server says its prefix cache is off"
+    fake_server.behaviour.is_vllm = True
+    facts = ask(fake_server, lambda client: VllmControl(client).facts())
+    assert facts.caching_off == "the server says prefix caching is off"

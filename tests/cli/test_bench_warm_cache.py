@@ -166,7 +166,17 @@ def test_the_picture_is_written_and_named(
 def test_salted_prompts_are_said_to_be(fake_server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
     fake_server.behaviour.flush = "lies"
     assert warm_cache(fake_server) == 0
-    assert "prompts were salted: the flush said yes" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "prompts were salted: the flush said yes" in shown
+    assert "→ LYING RESET" in shown
+
+
+def test_strict_takes_no_cause_for_consistent(
+    fake_server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_server.behaviour.caching_off = True
+    assert warm_cache(fake_server, "--strict") == 3
+    assert "cached tokens no hits at 0 %" in capsys.readouterr().err
 
 
 def test_a_dry_run_asks_nobody(capsys: pytest.CaptureFixture[str]) -> None:
