@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 SUMMARY = "find the largest rate or concurrency that meets --goodput, in few probes, and say how sure that is"
 VERB = "bench saturate"
+DECIDED = ("request_rate", "stage", "schedule", "repeats", "duration", "fixed_schedule")
+"""Options of a point that the search decides, or that leave it nothing to decide."""
+PROBES = "probes.json"
 TABLE_WIDTH = 140
 
 
@@ -44,9 +47,7 @@ def configure(parser: Parser) -> None:
         "Exits 3 where no load met the objectives."
     )
     add_flags(parser, SaturateConfig, "search")
-    add_point_flags(
-        parser, skip={"request_rate", "stage", "schedule", "repeats", "duration", "fixed_schedule"}
-    )
+    add_point_flags(parser, skip={"burstiness", *DECIDED})
     add_run_flags(parser)
 
 
@@ -122,7 +123,7 @@ def new_folder(saturate: SaturateConfig, config: ServeConfig, runs: Path) -> Run
 
 def search(saturate: SaturateConfig, config: ServeConfig, endpoint: Any, folder: RunDir | None) -> int:
     """Search, show, keep, judge."""
-    from prefixlab.bench.saturate.run import find_knee
+    from prefixlab.bench.saturate.run import Found, find_knee
     from prefixlab.cli.bench_point import point_tokenizer, watching
     from prefixlab.cli.bench_serve import say_how_to_go_on
 
@@ -138,9 +139,12 @@ def search(saturate: SaturateConfig, config: ServeConfig, endpoint: Any, folder:
             folder=None if folder is None else folder.path,
             watch=lambda settings: watching([settings]),
             say=lambda words: print(words, file=sys.stderr),
+            known=None if folder is None else Found.from_json(saturate, folder.read_json(PROBES) or {}),
         )
         for state in states:
             found = state
+            if folder is not None:
+                folder.write_json(PROBES, found.to_json())
     except KeyboardInterrupt:
         say_how_to_go_on(folder, VERB)
         raise

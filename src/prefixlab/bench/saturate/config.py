@@ -15,6 +15,7 @@ from prefixlab.bench.config.dataset import TRACE_DATASETS
 from prefixlab.bench.config.load import LoadConfig
 from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.saturate.search import Search
+from prefixlab.bench.workloads.arrivals import POISSON
 from prefixlab.core.config import setting
 from prefixlab.core.errors import ConfigError
 
@@ -50,6 +51,9 @@ class SaturateConfig:
         metavar="LOAD",
         aliases=("--from",),
     )
+    burstiness: float = setting(
+        POISSON, "spread of arrivals at a rate: 1 is Poisson, inf constant, others gamma (below 1 burstier)"
+    )
     probe_duration: float = setting(
         20.0,
         f"seconds of arrivals of a probe, and at least {FEWEST_REQUESTS} requests; a queue must have time to "
@@ -66,6 +70,10 @@ class SaturateConfig:
             raise ConfigError(f"--max-probes must be at least 2, not {self.max_probes}")
         if self.start is not None and not 0 < self.start < math.inf:
             raise ConfigError(f"--from must be a number above 0, not {self.start}")
+        if not self.burstiness > 0:
+            raise ConfigError(f"--burstiness must be above 0, not {self.burstiness}")
+        if self.whole and self.burstiness != POISSON:
+            raise ConfigError("--burstiness is of arrivals at a rate: leave it out with --find concurrency")
         if not 0 < self.probe_duration < math.inf:
             raise ConfigError(f"--probe-duration must be above 0 seconds, not {self.probe_duration}")
 
@@ -128,13 +136,13 @@ class SaturateConfig:
             paced = dataclasses.replace(config.load, max_concurrency=int(load))
         else:
             enough = load * self.probe_duration
-            paced = dataclasses.replace(config.load, request_rate=load)
+            paced = dataclasses.replace(config.load, request_rate=load, burstiness=self.burstiness)
         return _sized(config, number, paced, max(FEWEST_REQUESTS, math.ceil(enough)))
 
     def capacity_probe(self, config: ServeConfig) -> ServeConfig:
         """A short closed loop: what gets through at most, or nearly."""
         slots = config.load.max_concurrency or CAPACITY_CONCURRENCY
-        paced = dataclasses.replace(config.load, max_concurrency=slots, burstiness=1.0)
+        paced = dataclasses.replace(config.load, max_concurrency=slots)
         return _sized(config, 0, paced, CAPACITY_WAVES * slots)
 
 

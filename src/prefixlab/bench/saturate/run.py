@@ -3,17 +3,19 @@
 Owns the order of things and the folder of each probe, which is that of a point of a sweep. Where to probe is
 `search.py`'s, what a probe showed `evidence.py`'s, how a point is measured the runs'.
 
-Invariant: decisions depend on the probes alone, so a search that was broken off asks for the same loads
-again, finds them finished, and goes on.
+Invariant: decisions depend on the probes alone, so a search that was broken off goes on where it stood: what
+it had found out is handed to it, and folders of probes that are finished are only read.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.metrics.point import PointResult
@@ -47,6 +49,15 @@ class Found:
     interrupted: bool = False
     gone: str | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """What was found out, to go on with."""
+        probes = [dataclasses.asdict(probe) for probe in self.probes]
+        return {"capacity": self.capacity, "probes": probes}
+
+    @classmethod
+    def from_json(cls, config: SaturateConfig, data: Mapping[str, Any]) -> Found:
+        return cls(config, data.get("capacity"), [Probe(**probe) for probe in data.get("probes", [])])
+
     @property
     def search(self) -> Search:
         return self.config.search(self.capacity)
@@ -65,17 +76,20 @@ def find_knee(
     folder: Path | None,
     watch: Watch,
     say: Say,
+    known: Found | None = None,
 ) -> Iterator[Found]:
     """The state of the search after each probe; the last one has the answer, or says why there is none.
 
     Args:
         config: of every probe, but for what the search decides.
         say: told what is tried next, and why.
+        known: what an earlier process had found out in this folder, without results.
 
     Raises:
         ConfigError, TargetError: as a run does, where nothing has been measured.
     """
     found = Found(saturate)
+    before = known or found
     objectives = config.report.objectives()
     assert objectives is not None, "SaturateConfig.check asks for objectives"
 
@@ -95,7 +109,7 @@ def find_knee(
         result = measure("000-capacity", {}, settings)
         if not result.metrics.request_throughput:
             raise TargetError(f"nothing came through a closed loop of {slots}: {_failures(result)}")
-        found.capacity = _throughput(result)
+        found.capacity = before.capacity or _throughput(result)
         if found.interrupted or found.gone:
             yield found
             return
@@ -109,7 +123,9 @@ def find_knee(
             f"{number:03}-{option}={load:g}", {option: load}, saturate.probe(config, number, load, seen)
         )
         found.results.append(result)
-        if not (found.interrupted or found.gone):
+        if number <= len(before.probes):
+            found.probes.append(before.probes[number - 1])
+        elif not (found.interrupted or found.gone):
             found.probes.append(evidence(result, load, objectives, saturate.share))
         yield found
         if found.interrupted or found.gone:
