@@ -62,7 +62,7 @@ def test_what_is_shared_and_ready_and_near_is_what_comparing_prompts_says(
             (common(paths[row], paths[at]) for at in range(row) if servers[at] == servers[row]), default=0
         )
         assert found.shared[place] == shared
-        assert found.ready[place] == min(ready, shared)
+        assert found.ready[place] == min(ready, shared) == found.ended[place], "one token each"
         assert found.here[place] == here
 
 

@@ -48,7 +48,9 @@ def counted(prompt: int = N * PROMPT, cached: int | None = N * SHARED, **more: A
 def ready(*tokens: int, distance: int = -1) -> Holders:
     """What had been computed when each was sent: of all rows the last one given, but for the first ones."""
     column = np.array((tokens + (tokens[-1],) * N)[:N], np.int64)
-    return replace(Holders.warmed(N, SHARED), ready=column, distance=np.full(N, distance, np.int64))
+    return replace(
+        Holders.warmed(N, SHARED), ready=column, ended=column, distance=np.full(N, distance, np.int64)
+    )
 
 
 FAR_MISSES = replace(Holders.warmed(N, SHARED), distance=np.array([9000] * 8 + [100] * 12))

@@ -30,7 +30,8 @@ class Account:
         check: the answers against what was expected, request by request.
         page_size: None: not known.
         capacity_tokens: of the server's cache; of several servers None.
-        footprint_tokens: what a cache must hold to forget none of it.
+        footprint_tokens: what a cache must hold at least to forget none of it.
+        rounding_tokens: how much more that may be, as caches hold whole pages.
         num_servers: that were asked, each under a URL of its own.
         caching_off: why nothing is ever cached, in the server's words.
         none_expected: why no request was to hit, where somebody asked for that.
@@ -45,6 +46,7 @@ class Account:
     page_size: int | None = None
     capacity_tokens: int | None = None
     footprint_tokens: int | None = None
+    rounding_tokens: int = 0
     num_servers: int = 1
     caching_off: str | None = None
     none_expected: str | None = None
@@ -104,6 +106,12 @@ class Account:
         return (
             self.less & (self.known.here >= 0) & (self.table.num_cached_tokens >= self.paged(self.known.here))
         )
+
+    @cached_property
+    def may_overlap(self) -> BoolArray:
+        """Shape (n,): the same for a server that keeps nothing of a prompt before its answer has ended."""
+        enough = self.table.num_cached_tokens >= self.paged(self.known.ended)
+        return self.less & ((self.known.ended < 0) | enough)
 
     def paged(self, shared: IntArray, page_size: int | None = None) -> IntArray:
         """The hit oracle, shape (n,): of such shared tokens a page at a time, and never a whole prompt."""
@@ -166,7 +174,9 @@ class Account:
 
     @property
     def fits(self) -> bool | None:
-        """Whether the cache can hold all of it; None where one of the two is not known."""
+        """Whether the cache can hold all of it; None where that is not known."""
         if self.capacity_tokens is None or self.footprint_tokens is None:
             return None
-        return self.footprint_tokens <= self.capacity_tokens
+        if self.footprint_tokens > self.capacity_tokens:
+            return False
+        return True if self.footprint_tokens + self.rounding_tokens <= self.capacity_tokens else None

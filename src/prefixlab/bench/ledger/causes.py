@@ -280,7 +280,7 @@ def other_replica(account: Account) -> Finding | None:
             "tokens that were answered: there are several behind this address"
         )
         return Finding(Cause.OTHER_REPLICA, (known,), advice)
-    lost = account.less & ~account.overlapping & (account.known.ready >= 0)
+    lost = account.less & ~account.may_overlap
     if (
         not account.kept_all
         or account.foreign_tokens is None
@@ -294,7 +294,7 @@ def other_replica(account: Account) -> Finding | None:
         else "nothing was given up and computed again"
     )
     evidence = (
-        f"{int(lost.sum()):,} prompts hit too little though what they begin with had been computed before",
+        f"{int(lost.sum()):,} prompts hit too little though others that begin alike had been answered before",
         f"by elimination: {why}, nobody else sent anything, prompts are as long as planned",
     )
     return Finding(Cause.OTHER_REPLICA, evidence, advice)
@@ -304,7 +304,7 @@ def unknown(account: Account) -> Finding:
     """What is left, as candidates."""
     candidates = []
     if account.check.verdict is Verdict.LESS:
-        if account.overlapping.any() or (account.holders is None):
+        if account.may_overlap.any():
             candidates.append(Cause.OVERLAP)
         if not account.kept_all:
             candidates.append(Cause.EVICTED)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from prefixlab.bench.records.table import IntArray, RecordTable
+from prefixlab.bench.records.table import BoolArray, FloatArray, IntArray, RecordTable
 from prefixlab.bench.workloads.prompts import fit, shared_tokens
 from prefixlab.bench.workloads.sketch import Sketches
 from prefixlab.bench.workloads.wording import Wording
@@ -28,12 +28,14 @@ class Holders:
     Attributes:
         shared: leading tokens of the prompt that an earlier one brought, whatever became of that one.
         ready: of those, the tokens of prompts whose first token had come when this one was sent.
+        ended: of those, the tokens of prompts whose answer had ended by then: what every server keeps.
         here: of those shared, what was brought to the server that this one went to.
         distance: tokens that were computed between the last prompt that began with the same and this one.
     """
 
     shared: IntArray
     ready: IntArray
+    ended: IntArray
     here: IntArray
     distance: IntArray
 
@@ -45,7 +47,7 @@ class Holders:
     def warmed(cls, num_rows: int, num_shared_tokens: int) -> Holders:
         """All prompts begin with one that had been answered before the first of them was sent."""
         held = np.full(num_rows, num_shared_tokens, np.int64)
-        return cls(held, held, held, np.full(num_rows, UNKNOWN, np.int64))
+        return cls(held, held, held, held, np.full(num_rows, UNKNOWN, np.int64))
 
     @classmethod
     def concat(cls, parts: Sequence[Holders]) -> Holders:
@@ -72,17 +74,22 @@ def holders_of(
     place = {name: number for number, name in enumerate(request_ids)}
     plan = np.array([place.get(name, UNKNOWN) for name in table.request_id], np.int64)
     known = plan >= 0
-    sent_s, done_s = np.full(len(shared), -np.inf), np.full(len(shared), np.inf)
+    rows = np.repeat(np.arange(len(shared)), np.diff(content.starts))
     # Times of another stretch do not compare: what came there is ready for nobody here.
     timed = known & (table.segment == table.segment.min(initial=0))
+    sent_s = np.full(len(shared), -np.inf)
     sent_s[plan[timed]] = np.nan_to_num(table.sent_s[timed], nan=-np.inf)
-    done_s[plan[timed]] = np.nan_to_num(table.first_arrival_s[timed], nan=np.inf)
-    rows = np.repeat(np.arange(len(shared)), np.diff(content.starts))
 
-    done_of = np.full(int(trie.nodes.max(initial=-1)) + 1, np.inf)
-    np.minimum.at(done_of, trie.nodes, done_s[rows])
-    is_ready = done_of[trie.nodes] < sent_s[rows]
-    ready = _leading(is_ready, content, trie.shared)
+    def before_sent(times_s: FloatArray) -> IntArray:
+        """Tokens that somebody had brought by then: of each node the earliest counts."""
+        done_s = np.full(len(shared), np.inf)
+        done_s[plan[timed]] = np.nan_to_num(times_s[timed], nan=np.inf)
+        of_node = np.full(int(trie.nodes.max(initial=-1)) + 1, np.inf)
+        np.minimum.at(of_node, trie.nodes, done_s[rows])
+        return _leading(of_node[trie.nodes] < sent_s[rows], content, trie.shared)
+
+    ready = before_sent(table.first_arrival_s)
+    ended = before_sent(np.where(table.ok, table.last_s, np.nan))
     here = trie.shared
     if servers is not None:
         at_server = trie.nodes * (int(servers.max(initial=0)) + 1) + servers[rows]
@@ -91,11 +98,17 @@ def holders_of(
         np.minimum.at(first, group, rows)
         here = _leading(first[group] < rows, content, trie.shared)
     elsewhere = shared - trie.shared  # a template's head, or the history a turn goes on from
-    columns = (shared, elsewhere + ready, elsewhere + here, _distances(content, rows))
+    columns = (
+        shared,
+        elsewhere + ready,
+        elsewhere + ended,
+        elsewhere + here,
+        _distances(content, rows),
+    )
     return Holders(*(np.where(known, column[plan], UNKNOWN) for column in columns))
 
 
-def _leading(some: np.ndarray[tuple[int], np.dtype[np.bool_]], content: Sketches, most: IntArray) -> IntArray:
+def _leading(some: BoolArray, content: Sketches, most: IntArray) -> IntArray:
     """Tokens of the pieces where `some` is true, request by request; a node's ancestors are where it is."""
     tokens = np.add.reduceat(np.where(some, content.sizes, 0), content.starts[:-1])
     least: IntArray = np.minimum(tokens, most)

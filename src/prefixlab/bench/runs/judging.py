@@ -137,6 +137,7 @@ def _ledger(run: Measured, result: PointResult, tables: Sequence[RecordTable]) -
         page_size=endpoint.page_size,
         capacity_tokens=endpoint.facts.capacity_tokens,
         footprint_tokens=_footprint_tokens(run),
+        rounding_tokens=len(result.table) * (endpoint.page_size or 1),
         num_servers=len(endpoint.each) if isinstance(endpoint, SeveralEndpoints) else 1,
         caching_off=endpoint.facts.caching_off,
         none_expected=endpoint.expects_miss,
@@ -167,14 +168,14 @@ def _holders(run: Measured, tables: Sequence[RecordTable]) -> Holders:
 
 
 def _footprint_tokens(run: Measured) -> int | None:
-    """What a cache must hold to forget nothing; one that is emptied before each repeat, the largest of them."""
+    """What a cache must hold to forget nothing: of one emptied before each repeat, the largest of them."""
     of_each = []
     for planned, _ in run.repeats:
         sketches = planned.workload.sketches
         if sketches is None:
             return None
         tokens = sketches.prompt_tokens + sketches.output_tokens - sketches.shared_tokens
-        of_each.append(int(tokens.sum()) + len(tokens) * (run.endpoint.page_size or 1))
+        of_each.append(int(tokens.sum()))
     return max(of_each) if run.was_emptied else sum(of_each)
 
 

@@ -207,14 +207,14 @@ class _Sweep:
     def _ledger(self, shape: PointShape, cold_start: ColdStart, drive: Drive) -> Ledger:
         endpoint, table = self._endpoint, drive.table
         of_each = shape.total_tokens - shape.num_shared_tokens + self._options.output_len
-        num_tokens = shape.num_shared_tokens + len(table) * (of_each + (endpoint.page_size or 1))
         return reconcile(
             Account(
                 table=table,
                 check=check_cache(table),
                 page_size=endpoint.page_size,
                 capacity_tokens=endpoint.facts.capacity_tokens,
-                footprint_tokens=num_tokens,
+                footprint_tokens=shape.num_shared_tokens + len(table) * of_each,
+                rounding_tokens=len(table) * (endpoint.page_size or 1),
                 caching_off=endpoint.facts.caching_off,
                 none_expected=endpoint.expects_miss,
                 is_cold=cold_start.coldness is Coldness.PROVEN,
