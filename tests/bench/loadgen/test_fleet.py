@@ -16,7 +16,8 @@ from prefixlab.bench.loadgen import capture
 from prefixlab.bench.loadgen import job as jobs
 from prefixlab.bench.loadgen.capture import Answer
 from prefixlab.bench.loadgen.decoding.recover import recover, recover_worker
-from prefixlab.bench.loadgen.fleet import Interrupts, LocalFleet
+from prefixlab.bench.loadgen.fleet import Child, Interrupts, LocalFleet
+from prefixlab.bench.loadgen.health import ClientHealth
 from prefixlab.bench.loadgen.job import Job
 from prefixlab.bench.loadgen.outgoing import WriterState
 from prefixlab.bench.loadgen.plan import Planned
@@ -58,6 +59,31 @@ def test_a_job_that_a_process_refuses_is_an_error_in_its_words(tmp_path: Path) -
     ):
         fleet.wait_until_ready()
     assert not any(child.is_running for child in (*fleet.workers, *fleet.decoders))
+
+
+KILLED_AT_ITS_END = """
+import os, signal, sys
+print("ready")
+print(%r, flush=True)
+os.kill(os.getpid(), signal.SIGTERM)  # as from a driver, once Python has dropped its handlers
+"""
+
+
+def test_what_a_process_said_of_itself_counts_though_it_was_told_to_end_while_it_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = ClientHealth(num_reads=7, num_workers=0)
+    (tmp_path / "killed_at_its_end.py").write_text(KILLED_AT_ITS_END % said.to_json())
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    child = Child("killed_at_its_end", tmp_path, 0)
+    try:
+        while child.hear(child.voices[0]):
+            pass
+        assert child.process.wait() == -signal.SIGTERM
+        assert child.health is not None
+        assert child.health.to_json() == said.to_json()
+    finally:
+        child.close()
 
 
 def test_the_first_interrupt_asks_and_the_second_insists() -> None:

@@ -120,10 +120,13 @@ class Child:
 
     @property
     def health(self) -> ClientHealth | None:
-        """What it said of itself at its end; None if it did not get there."""
-        if self.process.returncode not in (0, jobs.TOLD_TO_END) or len(self.said) < 2:
-            return None
-        return ClientHealth.from_json(self.said[-1])
+        """What it said of itself at its end; None if it did not get there.
+
+        It is the last thing a process does, so how the process ended afterwards changes nothing: Python drops
+        its signal handlers some time before it is gone, and a decoder that sees the end of a capture for
+        itself is told to end by its driver about then.
+        """
+        return ClientHealth.from_json(self.said[1]) if len(self.said) > 1 else None
 
     def describe_end(self) -> str:
         """How it ended, in a few words, for an error."""
