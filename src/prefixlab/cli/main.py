@@ -45,6 +45,7 @@ VERBS: VerbTable = {
     "gate": "prefixlab.cli.gate",
     "runs": "prefixlab.cli.runs",
     "report": "prefixlab.cli.report",
+    "plot": "prefixlab.cli.plot",
     "trace": {
         "analyze": "prefixlab.cli.trace_analyze",
         "convert": "prefixlab.cli.trace_convert",

@@ -120,7 +120,7 @@ def test_the_band_of_throughput_is_the_interval_over_the_repeats() -> None:
 def test_the_legend_says_what_line_band_and_marks_are() -> None:
     shown = words(drawn(points()))
     for words_of in (
-        "all tokens by all time",
+        "all repeats together",
         "95 % interval over the repeats",
         "each repeat",
         "median of all requests",

@@ -70,8 +70,8 @@ def _figure(points: Sequence[RatioPoint], title: str, provenance: Provenance | N
         provenance=provenance.line if provenance else "",
     )
     (ttft, itl), (throughput, hits) = figure.subplots(2, 2)
-    _latency(ttft, "Time to first token", points, lambda point: point.ttft_s)
-    _latency(itl, "Inter-token latency", points, lambda point: point.itl_s)
+    _latency(ttft, "Time to first token", "TTFT, ms", points, lambda point: point.ttft_s)
+    _latency(itl, "Inter-token latency", "ITL, ms", points, lambda point: point.itl_s)
     _throughput(throughput, points)
     _hits(hits, points)
     for axes in (ttft, itl, throughput, hits):
@@ -80,10 +80,10 @@ def _figure(points: Sequence[RatioPoint], title: str, provenance: Provenance | N
 
 
 def _latency(
-    axes: Axes, name: str, points: Sequence[RatioPoint], of: Callable[[RatioPoint], Distribution]
+    axes: Axes, name: str, unit: str, points: Sequence[RatioPoint], of: Callable[[RatioPoint], Distribution]
 ) -> None:
     """The median, and the middle half where there are enough values for one."""
-    dress(axes, name, RATIO, "ms")
+    dress(axes, name, RATIO, unit)
     low, middle, high = (
         [(point.ratio, milliseconds(of(point).at(percent))) for point in points] for percent in QUARTILES
     )
@@ -106,7 +106,7 @@ def _latency(
 def _throughput(axes: Axes, points: Sequence[RatioPoint]) -> None:
     dress(axes, "Throughput", RATIO, "output tokens/s")
     places = [(point.ratio, point.output_throughput) for point in points]
-    handles: dict[str, Artist] = {"all tokens by all time": _line(axes, places, BLUE)}
+    handles: dict[str, Artist] = {"all repeats together": _line(axes, places, BLUE)}
     key = ("output_throughput", "")
     banded = [
         (point.ratio, point.result.intervals[key])

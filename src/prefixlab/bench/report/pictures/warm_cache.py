@@ -151,13 +151,13 @@ _THROUGHPUT = _Measure(
     scale=1.0,
     band=_over_repeats,
     colour=BLUE,
-    line_words="all tokens by all time",
+    line_words="all repeats together",
     band_words="95 % interval over the repeats",
     at="upper left",
 )
 _TTFT = _Measure(
     title="Time to first token",
-    unit="ms",
+    unit="TTFT, ms",
     value=median_ttft_s,
     scale=1e3,
     band=_middle_half_ms,

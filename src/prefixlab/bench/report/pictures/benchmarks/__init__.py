@@ -1,0 +1,1 @@
+"""Benchmarks side by side over the concurrency: found, drawn, and told in words."""
