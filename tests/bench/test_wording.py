@@ -51,7 +51,7 @@ class NoWords(ByteTokenizer):
 def test_ids_are_sent_as_they_are() -> None:
     wording = IdWording(Vocabulary.of_size(100, "test"))
     prompt = wording.prompt(as_token_ids([3, 4]))
-    request = prompt.request("r", 5, ignore_eos=True, extra_body={})
+    request = prompt.request("r", 5, chat=True, ignore_eos=True, extra_body={})
     assert request.prompt_token_ids is not None and request.prompt_token_ids.tolist() == [3, 4]
     assert request.messages is None
 
@@ -75,7 +75,9 @@ def test_the_template_around_the_content_is_known() -> None:
 
 
 def test_chat_goes_as_one_user_message() -> None:
-    request = CHAT.prompt(CHAT.vocabulary.ids[:3]).request("r", 5, ignore_eos=True, extra_body={"a": 1})
+    request = CHAT.prompt(CHAT.vocabulary.ids[:3]).request(
+        "r", 5, chat=True, ignore_eos=True, extra_body={"a": 1}
+    )
     assert request.prompt_token_ids is None
     assert request.messages is not None and request.messages[0]["role"] == "user"
     assert request.extra_body == {"a": 1}

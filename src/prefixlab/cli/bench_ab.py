@@ -195,7 +195,7 @@ def measure(ab: AbConfig, arms: list[Arm], notes: list[str], folder: RunDir | No
     except (PrefixlabError, KeyboardInterrupt):
         if folder is not None:
             folder.remove_if_empty()
-            if folder.path.exists():
+            if any(folder.path.glob("*/segments")):
                 say_how_to_go_on(folder, VERB)
         raise
     show(turns, folder)

@@ -62,6 +62,10 @@ def notes(turns: Turns) -> list[str]:
         f"{name}: {count} requests failed; neither they nor their pairs count"
         for name, count in failed_in(turns).items()
     ]
+    said += [
+        f"{arms}: not in pairs, for the requests did not turn out alike (lengths of their answers, say)"
+        for arms in _unpaired(turns)
+    ]
     if turns.interrupted:
         said.append("interrupted: the figures are of the rounds before")
     if turns.gone:
@@ -143,6 +147,15 @@ def _arm_keys(result: PointResult) -> dict[str, Any]:
         *("mean_ttft_ms", "median_ttft_ms", "p99_ttft_ms", "median_tpot_ms", "output_throughput"),
     )
     return {name: summary.get(name) for name in names}
+
+
+def _unpaired(turns: Turns) -> list[str]:
+    """Questions whose first figure has an interval, and not one of pairs."""
+    return [
+        f"{turns.arms[of.question.b].name} against {turns.arms[of.question.a].name}"
+        for of in turns.answers(1)
+        if of.differences[0].low is not None and "pairs" not in of.differences[0].method
+    ]
 
 
 def _doubt(role: Role, result: PointResult) -> str:

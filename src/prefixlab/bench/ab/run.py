@@ -31,7 +31,7 @@ from prefixlab.bench.runs.serve import ServeRun, Watcher
 from prefixlab.bench.runs.sweep import MakeTokenizer, Named, OpenEndpoint, SweepPoint, point_folder
 from prefixlab.bench.runs.trial import try_out
 from prefixlab.bench.targets.endpoint import Endpoint
-from prefixlab.core.errors import TargetError
+from prefixlab.core.errors import ConfigError, TargetError
 
 LOOK_AGAIN = 1.1
 """--until-ci is looked at again after a tenth more rounds, at the end of a block of the schedule: each look
@@ -129,7 +129,10 @@ def take_turns(
         servers: dict[str, Endpoint] = {}
         for arm in arms:
             if (name := same_server(arm.config)) not in servers:
-                servers[name] = resources.enter_context(open_endpoint(arm.config))
+                try:
+                    servers[name] = resources.enter_context(open_endpoint(arm.config))
+                except (ConfigError, TargetError) as error:
+                    raise type(error)(f"arm {arm.name}: {error}") from None
         of_each = [servers[same_server(arm.config)] for arm in arms]
         turns.notes += _notes(arms, of_each)
         runners = _runners(arms, of_each, make_tokenizer, folder, watcher, resources)

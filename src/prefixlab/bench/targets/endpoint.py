@@ -96,7 +96,11 @@ class Endpoint:
 
     def request(self, prompt: Prompt, request_id: str, max_new_tokens: int) -> TargetRequest:
         return prompt.request(
-            request_id, max_new_tokens, ignore_eos=self.ignore_eos, extra_body=self.extra_body
+            request_id,
+            max_new_tokens,
+            chat=self.backend == "openai-chat",
+            ignore_eos=self.ignore_eos,
+            extra_body=self.extra_body,
         )
 
     def expected_cached_tokens(self, shared_tokens: int, prompt_tokens: int) -> int | None:

@@ -31,8 +31,7 @@ _UNIT_PATTERNS = (re.compile(r" [A-Za-z]{2,}"), re.compile(r"[A-Za-z]{2,}"))
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Prompt:
-    """Token ids as the server will see them, shape (n,), int32, and the chat text that makes them so, if
-    any."""
+    """Token ids as the server will see them, shape (n,), int32, and the text that makes them so, if any."""
 
     token_ids: TokenIds
     text: str | None = None
@@ -41,13 +40,21 @@ class Prompt:
         return len(self.token_ids)
 
     def request(
-        self, request_id: str, max_new_tokens: int, *, ignore_eos: bool, extra_body: dict[str, Any]
+        self,
+        request_id: str,
+        max_new_tokens: int,
+        *,
+        chat: bool,
+        ignore_eos: bool,
+        extra_body: dict[str, Any],
     ) -> TargetRequest:
-        messages = None if self.text is None else ({"role": "user", "content": self.text},)
+        """`chat`: text goes as a message."""
+        messages = None if self.text is None or not chat else ({"role": "user", "content": self.text},)
         return TargetRequest(
             request_id=request_id,
             max_new_tokens=max_new_tokens,
-            prompt_token_ids=self.token_ids if messages is None else None,
+            prompt_token_ids=self.token_ids if self.text is None else None,
+            prompt_text=None if chat else self.text,
             messages=messages,
             ignore_eos=ignore_eos,
             extra_body=extra_body,
