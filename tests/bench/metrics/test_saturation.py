@@ -122,6 +122,19 @@ def test_requests_whose_time_had_not_come_are_not_counted() -> None:
     assert not found.saturated
 
 
+def test_where_many_failed_otherwise_no_is_not_said() -> None:
+    rows = [ok_record(f"r{i}", intended_s=i / 40, arrivals_s=[i / 40 + 0.05]) for i in range(200)]
+    rows = [refused(i, Failure.CONNECT) if i > 150 else row for i, row in enumerate(rows)]
+    assert str(saturation(RecordTable.of(rows))) == "cannot tell: 49 of 200 requests failed"
+
+
+def test_a_stretch_that_tells_something_counts_for_more_than_a_longer_one_that_tells_nothing() -> None:
+    rows = [ok_record(f"r{i}", intended_s=i / 40, arrivals_s=[i / 40 + 0.05]) for i in range(200)]
+    at_once = [ok_record(f"s{i}", intended_s=0.0, arrivals_s=[9.0 + i / 40]) for i in range(200)]
+    found = saturation(RecordTable.pool([RecordTable.of(rows), RecordTable.of(at_once)]))
+    assert found is not None and not found.untold and not found.saturated
+
+
 def refused(number: int, failure: Failure, http_status: int | None = None) -> Record:
     at_s = number / 40
     how = {"failure": failure, "http_status": http_status, "error": "no"}

@@ -278,6 +278,23 @@ def test_a_resumed_open_loop_takes_as_long_as_an_unbroken_one(run_dir: Callable[
     assert not result.interrupted
 
 
+def test_a_run_broken_off_is_judged_by_all_that_was_sent_in_one_of_its_stretches(
+    run_dir: Callable[[], RunDir],
+) -> None:
+    server = Server(VirtualDriver(failing=frozenset({"3"}), stop_after=40))
+    config = settings(100, max_concurrency=None, request_rate=20.0, burstiness=math.inf)
+    with run_dir() as folder:
+        first = ServeRun(server.endpoint(), config, folder=folder).run()
+    server = Server()
+    with run_dir() as folder:
+        second = ServeRun(server.endpoint(), config, folder=folder).run()
+    assert counts(second) == (100, 99, 1, 0, 0)
+    assert "1 request of them had failed: not sent again" in second.notes
+    assert first.interrupted
+    assert second.saturation is not None
+    assert second.saturation.num_arrived == 60, "of the longest, whole"
+
+
 def test_a_resumed_open_loop_sends_all_that_its_duration_holds(run_dir: Callable[[], RunDir]) -> None:
     server = Server(VirtualDriver(token_s=0.5, die_after=20))
     config = settings(None, max_concurrency=None, request_rate=10.0, burstiness=math.inf, duration=5.0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -91,6 +92,20 @@ def test_in_closed_loop_only_the_order_is_the_traces() -> None:
     assert found.timing is None
     assert "the trace's order only" in str(found)
     assert found.keys()["timing"] is None
+
+
+def test_of_a_resumed_replay_what_went_again_has_no_lag_and_the_schedule_goes_on_behind_the_break() -> None:
+    whole = table()
+    broken = replace(whole, sent_s=np.array([0.0, 0.5, np.nan]))
+    # the second, cut off, goes again at once; the third was due a second after the break
+    rest = replace(whole, intended_s=np.array([np.nan, 0.0, 1.0]), sent_s=np.array([np.nan, 0.7, 1.25]))
+    found = fidelity_of(
+        Recorded.of(SKETCHES), SKETCHES, tokens_of(SKETCHES), whole, timed=True, stretches=[[broken, rest]]
+    ).timing
+    assert found is not None
+    assert (found.scheduled_s, found.realised_s) == (0.5 + 1.0, 0.5 + 1.25)
+    assert (found.lag_max_s, found.num_off_schedule) == (0.25, 1)
+    assert "resumed, 1 went again off the schedule" in str(found)
 
 
 def test_what_failed_or_was_not_counted_is_in_no_figure() -> None:

@@ -10,7 +10,7 @@ Invariant: the same records and settings give the same result; nothing here read
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -120,8 +120,13 @@ def evaluate(
     *,
     notes: Iterable[str] = (),
     interrupted: bool = False,
+    stretches: Sequence[RecordTable] | None = None,
 ) -> PointResult:
     """Judge a point from one table per repeat; `notes` are the caller's, the client's own are added.
+
+    Args:
+        stretches: of repeats that were broken off and gone on with, the whole of what each stretch was sent:
+            in `runs` a request that was sent twice is where it ended. None: none was broken off.
 
     AssertionError where a table holds a request twice.
     """
@@ -137,7 +142,7 @@ def evaluate(
         )
         for rows in ((table, *runs) if len(runs) > 1 else (table,))
     )
-    judged = saturation(table) if settings.open_loop else None
+    judged = _saturation(table, stretches) if settings.open_loop else None
     warned = [str(judged)] if judged is not None and judged.saturated else []
     if metrics.num_empty:
         warned.append(
@@ -157,6 +162,15 @@ def evaluate(
         notes=tuple(dict.fromkeys((*warned, *notes, *client_notes(health, open_loop=settings.open_loop)))),
         interrupted=interrupted,
     )
+
+
+def _saturation(table: RecordTable, stretches: Sequence[RecordTable] | None) -> Saturation | None:
+    if stretches is None:
+        return saturation(table)
+    judged = saturation(RecordTable.pool(stretches)) if stretches else None
+    if judged is None or not judged.untold:
+        return judged
+    return replace(judged, untold=f"the run was broken off, and of its longest stretch, {judged.untold}")
 
 
 _SERIES: dict[str, Callable[[RecordTable], FloatArray]] = {

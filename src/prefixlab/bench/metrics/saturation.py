@@ -16,6 +16,8 @@ Where the first third is too short to fill the pipe, because answers take longer
 said of the rest: a yes needs it as long as the quickest early answer took, a no as long as answers took on
 average.
 
+Nor is it told where more than 5 % of the arrivals failed otherwise: what a server does not do takes no time.
+
 A cap on requests in flight on the client's side changes nothing: who waits for a slot has arrived.
 
 Invariant: in closed loop there is no verdict, since a slow target is asked more slowly.
@@ -138,6 +140,9 @@ def judge(
         refused=refused or {},
     )
     answer_s = float(early_s.min() if found.behind else np.nanmean(waits_s))
+    failed = 0 if ok is None else int(np.sum(~np.isnan(ended_s) & ~ok)) - sum(found.refused.values())
+    if not found.saturated and failed > SHORTFALL * len(intended_s):
+        return replace(found, untold=f"{failed:,} of {len(intended_s):,} requests failed")
     if found.refuses or (ended and answer_s <= third_s):
         return found
     why = f"the run is shorter than three answers ({3 * answer_s:.3g} s)"
@@ -152,8 +157,9 @@ def _at_once(num_arrived: int) -> Saturation:
 
 
 def saturation(table: RecordTable) -> Saturation | None:
-    """The verdict on an open-loop run: on its longest segment, of requests whose time had come by its end."""
-    longest: tuple[float, Saturation | None] = (-1.0, None)
+    """The verdict on an open-loop run: on its longest segment of which something can be said, of requests
+    whose time had come by its end."""
+    found: list[tuple[float, Saturation | None]] = []
     given_up = np.isin(table.outcome, [CODE[Outcome.CANCELLED], CODE[Outcome.UNSENT]])
     ended_s = np.where(given_up, np.nan, table.last_s)
     for _, rows in each_segment(table):
@@ -162,9 +168,9 @@ def saturation(table: RecordTable) -> Saturation | None:
             continue
         due = rows & (table.intended_s <= ends.max())
         length_s = float(ends.max() - table.intended_s[rows].min())
-        if length_s > longest[0]:
-            longest = (length_s, _judge_rows(table, due, ended_s))
-    return longest[1]
+        found.append((length_s, _judge_rows(table, due, ended_s)))
+    told = [(length_s, judged) for length_s, judged in found if judged is not None and not judged.untold]
+    return max(told or found, key=lambda one: one[0], default=(0.0, None))[1]
 
 
 def _judge_rows(table: RecordTable, rows: BoolArray, ended_s: FloatArray) -> Saturation | None:

@@ -36,12 +36,25 @@ from prefixlab.bench.traces.fidelity import Fidelity, fidelity_of
 from prefixlab.core.clock import wall_time_label
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """What was sent from one start to one end, or to a break.
+
+    Attributes:
+        was_killed: of what was under way then nothing is known.
+    """
+
+    table: RecordTable
+    was_killed: bool = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measured:
     """A point that is over, or was ended.
 
     Attributes:
         repeats: of each what was planned, and a row per request.
+        stretches: of each, in which it was sent.
         cold: the cache was to be emptied before every repeat.
         coldness: of the last stretch that began, perhaps in another process; None where nothing was tried.
         lie: of a reset before it that was none.
@@ -52,6 +65,7 @@ class Measured:
 
     asker: Asker
     repeats: Sequence[tuple[Outline, RecordTable]]
+    stretches: Sequence[Sequence[Stretch]]
     health: ClientHealth
     swept: Mapping[str, Any]
     cold: bool
@@ -97,6 +111,7 @@ def judged(run: Measured) -> PointResult:
         run.health,
         notes=_notes(run, stretches, bounded),
         interrupted=run.interrupted or run.gone is not None,
+        stretches=_broken_off(run),
     )
     check, why_unchecked = explained(result.check, stretches, _known(run))
     fidelity = _fidelity(run, result)
@@ -179,6 +194,14 @@ def _footprint_tokens(run: Measured) -> int | None:
     return max(of_each) if run.was_emptied else sum(of_each)
 
 
+def _broken_off(run: Measured) -> list[RecordTable] | None:
+    """The stretches whose end is known, where there are others than the repeats themselves."""
+    if all(len(stretches) < 2 for stretches in run.stretches):
+        return None
+    every = [stretch for stretches in run.stretches for stretch in stretches]
+    return [stretch.table for stretch in every if not stretch.was_killed]
+
+
 def _known(run: Measured) -> Known:
     return Known(
         tokens=run.asker.knows_tokens(run.planned),
@@ -202,7 +225,7 @@ def _fidelity(run: Measured, result: PointResult) -> Fidelity | None:
         (prompt.token_ids for prompt in run.asker.prompts(sent.sketches, run.salt)),
         result.table,
         timed=run.config.load.fixed_schedule is True,
-        num_repeats=len(result.runs),
+        stretches=[[stretch.table for stretch in stretches] for stretches in run.stretches],
         num_template_tokens=run.asker.wording.num_head_tokens,
         in_words=not run.asker.wording.is_exact,
     )

@@ -28,11 +28,12 @@ from prefixlab.bench.loadgen.driver import Drive, Progress
 from prefixlab.bench.loadgen.health import ClientHealth, one_after_another
 from prefixlab.bench.loadgen.plan import Load, Planned
 from prefixlab.bench.metrics.point import PointResult
+from prefixlab.bench.records.record import Outcome
 from prefixlab.bench.records.run_dir import RunDir, Segment, done_ids, in_vain, settled
-from prefixlab.bench.records.table import RecordTable
+from prefixlab.bench.records.table import CODE, RecordTable
 from prefixlab.bench.report.console import counted
 from prefixlab.bench.runs.checks import check_lengths
-from prefixlab.bench.runs.judging import Measured, cold_note, judged
+from prefixlab.bench.runs.judging import Measured, Stretch, cold_note, judged
 from prefixlab.bench.runs.point import Asker, Outline, load_of, rest_of
 from prefixlab.bench.runs.sessions import ended_ids, has_sessions, settled_sessions
 from prefixlab.bench.targets.cold_start import Coldness
@@ -73,6 +74,7 @@ class _Repeat:
     """One repeat, out of one or more stretches.
 
     Attributes:
+        killed: the tables, by number, of stretches whose process was killed.
         spent_s: of its --duration.
         due_s: how far along its schedule the stretches so far came.
         is_over: a stretch came to its own end: what it did not send is not sent any more.
@@ -81,6 +83,7 @@ class _Repeat:
     number: int
     outline: Outline
     tables: list[RecordTable] = field(default_factory=list)
+    killed: set[int] = field(default_factory=set)
     spent_s: float = 0.0
     due_s: float = 0.0
     is_over: bool = False
@@ -89,6 +92,10 @@ class _Repeat:
         """The records of one more stretch of it."""
         number = np.full(len(table), len(self.tables), dtype=np.int64)
         self.tables.append(replace(table, segment=number))
+
+    @property
+    def stretches(self) -> list[Stretch]:
+        return [Stretch(table, number in self.killed) for number, table in enumerate(self.tables)]
 
     @property
     def table(self) -> RecordTable:
@@ -233,6 +240,8 @@ class ServeRun:
                 self._coldness = Coldness(coldness)
             self._lie = segment.about.get("lying_reset", self._lie)
             self._seen.append(Seen.of_keys(segment.about.get("seen")))
+            if "interrupted" not in segment.about:
+                repeat.killed.add(len(repeat.tables) - 1)
             repeat.is_over = repeat.is_over or segment.about.get("interrupted") is False
             if "health" in segment.about:
                 self._health.append(ClientHealth.from_json(msgspec.json.encode(segment.about["health"])))
@@ -244,6 +253,9 @@ class ServeRun:
         num_done = sum(len(self._done(repeat)) for repeat in repeats)
         if num_done and not all(map(self._is_done, repeats)):
             self._notes.append(f"resumed: {counted(num_done, 'request')} had ended before")
+            num_failed = sum(_num_failed(repeat.table) for repeat in repeats)
+            if num_failed:
+                self._notes.append(f"{counted(num_failed, 'request')} of them had failed: not sent again")
 
     def _health_told_by(self, table: RecordTable) -> ClientHealth:
         """Of a stretch that was killed: only where its stamps come from is in its records."""
@@ -404,6 +416,7 @@ class ServeRun:
             Measured(
                 asker=self._asker,
                 repeats=[(repeat.outline, repeat.table) for repeat in repeats],
+                stretches=[repeat.stretches for repeat in repeats],
                 health=one_after_another(self._health),
                 swept=self._swept,
                 cold=self._cold,
@@ -417,3 +430,9 @@ class ServeRun:
                 gone=self._gone,
             )
         )
+
+
+def _num_failed(table: RecordTable) -> int:
+    """Through the server: what the client lost is sent again."""
+    failed = table.select(table.outcome == CODE[Outcome.FAILED])
+    return len(done_ids(failed))

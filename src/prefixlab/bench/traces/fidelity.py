@@ -9,13 +9,14 @@ Invariant: nothing is taken from how prompts are made: sharing is found in the t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from prefixlab.bench.records.table import RecordTable
+from prefixlab.bench.workloads.arrivals import FloatArray
 from prefixlab.bench.workloads.sketch import IntArray, Sketches
 from prefixlab.bench.workloads.wording import common_prefix
 from prefixlab.core.block_hash import TokenIds
@@ -123,6 +124,8 @@ class Timing:
     Attributes:
         scheduled_s, realised_s: from the first to the last; of several repeats their mean, of a run that was
             resumed without the pause.
+        num_off_schedule: requests that a break cut off: sent again at once as the run was resumed, they have
+            no lag.
     """
 
     lag_p50_s: float
@@ -131,12 +134,18 @@ class Timing:
     recorded_s: float
     scheduled_s: float
     realised_s: float
+    num_off_schedule: int = 0
 
     def __str__(self) -> str:
         lags = "/".join(f"{lag * 1e3:.3g}" for lag in (self.lag_p50_s, self.lag_p99_s, self.lag_max_s))
         return (
             f"sent {lags} ms late (p50/p99/max), over {self.realised_s:,.2f} s for {self.scheduled_s:,.2f} "
             f"(recorded {self.recorded_s:,.2f})"
+            + (
+                f"; resumed, {self.num_off_schedule:,} went again off the schedule"
+                if self.num_off_schedule
+                else ""
+            )
         )
 
 
@@ -169,7 +178,7 @@ def fidelity_of(
     table: RecordTable,
     *,
     timed: bool,
-    num_repeats: int = 1,
+    stretches: Sequence[Sequence[RecordTable]] | None = None,
     num_template_tokens: int = 0,
     in_words: bool = False,
 ) -> Fidelity:
@@ -180,6 +189,8 @@ def fidelity_of(
         prompts: as they were made, in that order; so many are looked into as MOST_TOKENS allow.
         table: what became of them, of all repeats.
         timed: each was to go at its own time.
+        stretches: of each repeat, all that was sent in each stretch, where it was resumed; the times of a
+            later one begin where the one before came to. None: `table` is one repeat that was not.
         num_template_tokens: that a chat template puts before every prompt.
         in_words: `prompts` went as text, of which the server may make other tokens.
     """
@@ -188,7 +199,7 @@ def fidelity_of(
         Lengths.of(table.planned_prompt_tokens[answered], table.num_prompt_tokens[answered]),
         Lengths.of(table.planned_output_tokens[table.ok], table.num_output_tokens[table.ok]),
         replace(sharing_of(recorded, sketches, prompts, num_template_tokens), in_words=in_words),
-        _timing(recorded, table, num_repeats) if timed else None,
+        _timing(recorded, [[table]] if stretches is None else stretches) if timed else None,
     )
 
 
@@ -215,18 +226,38 @@ def ideal_hit_rate(shared_tokens: IntArray, prompt_tokens: IntArray) -> float:
     return int(shared_tokens.sum()) / total if total else 0.0
 
 
-def _timing(recorded: Recorded, table: RecordTable, num_repeats: int) -> Timing | None:
-    sent = ~np.isnan(table.sent_s)
-    if not sent.any():
+def _timing(recorded: Recorded, repeats: Sequence[Sequence[RecordTable]]) -> Timing | None:
+    lags: list[FloatArray] = []
+    scheduled_s = realised_s = 0.0
+    num_off_schedule = 0
+    for stretches in repeats:
+        goes_on = False
+        for table in stretches:
+            sent = ~np.isnan(table.sent_s)
+            if not sent.any():
+                continue
+            intended_s, sent_s = table.intended_s[sent], table.sent_s[sent]
+            # what was due before a break goes as the next stretch begins
+            kept = intended_s > 0 if goes_on else np.ones(len(intended_s), np.bool_)
+            num_off_schedule += int(np.sum(~kept))
+            lags.append((sent_s - intended_s)[kept])
+            if kept.any():
+                scheduled_s += float(intended_s[kept].max() - (0.0 if goes_on else intended_s.min()))
+                realised_s += float(sent_s[kept].max() - (0.0 if goes_on else sent_s.min()))
+            goes_on = True
+    every = np.concatenate([np.empty(0), *lags])
+    if not len(every):
         return None
-    lags = (table.sent_s - table.intended_s)[sent]
-    p50, p99 = np.percentile(lags, (50, 99)).tolist()
-    stretches = [sent & (table.segment == segment) for segment in np.unique(table.segment[sent])]
-    scheduled_s, realised_s = (
-        sum(float(np.ptp(times[rows])) for rows in stretches) / num_repeats
-        for times in (table.intended_s, table.sent_s)
+    p50, p99 = np.percentile(every, (50, 99)).tolist()
+    return Timing(
+        p50,
+        p99,
+        float(every.max()),
+        recorded.duration_s,
+        scheduled_s / len(repeats),
+        realised_s / len(repeats),
+        num_off_schedule,
     )
-    return Timing(p50, p99, float(lags.max()), recorded.duration_s, scheduled_s, realised_s)
 
 
 def _within(prompts: Iterable[TokenIds], most_tokens: int) -> Iterator[TokenIds]:
