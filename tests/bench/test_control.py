@@ -245,3 +245,19 @@ def test_a_server_whose_cache_is_off_says_so(fake_server: FakeServer) -> None:
     fake_server.behaviour.is_vllm = True
     facts = ask(fake_server, lambda client: VllmControl(client).facts())
     assert facts.caching_off == "the server says prefix caching is off"
+
+
+@pytest.mark.parametrize(
+    ("info", "num_devices"),
+    [
+        ({"tp_size": 8}, 8),
+        ({"tp_size": 4, "pp_size": 2, "dp_size": 3}, 24),
+        ({"tp_size": 8, "dp_size": 8, "enable_dp_attention": True}, 8),
+        ({"dp_size": 2}, None),
+    ],
+)
+def test_a_server_that_tells_its_ranks_tells_its_devices(
+    fake_server: FakeServer, info: dict[str, object], num_devices: int | None
+) -> None:
+    fake_server.behaviour.info = info
+    assert native_facts(fake_server).num_devices == num_devices

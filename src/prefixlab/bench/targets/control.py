@@ -42,6 +42,7 @@ class ServerFacts:
         simulated: the step times it acts on, in words, where no model runs.
         caching_off: why nothing is ever cached; None where something may be.
         kv_events: where it publishes KV events, as it bound.
+        num_devices: it runs on.
     """
 
     backend: str
@@ -57,6 +58,7 @@ class ServerFacts:
     forgets_oldest: bool = True
     caching_off: str | None = None
     kv_events: str | None = None
+    num_devices: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +281,15 @@ def _native_facts(info: Mapping[str, Any]) -> ServerFacts:
         forgets_oldest=_forgets_oldest(info),
         caching_off=off,
         kv_events=_kv_events(info),
+        num_devices=_num_devices(info),
     )
+
+
+def _num_devices(info: Mapping[str, Any]) -> int | None:
+    """As SGLang's ranks multiply. With data-parallel attention replicas share the tensor-parallel ranks."""
+    tensor, pipeline = _int(info, "tp_size"), _int(info, "pp_size") or 1
+    replicas = 1 if info.get("enable_dp_attention") else _int(info, "dp_size") or 1
+    return None if tensor is None else tensor * pipeline * replicas
 
 
 def _kv_events(info: Mapping[str, Any]) -> str | None:

@@ -168,7 +168,9 @@ def test_points_without_figures_leave_an_empty_picture() -> None:
 
 
 def test_the_small_print_says_where_it_comes_from() -> None:
-    source = Provenance("20260131-140559", "a machine", "0.1.0", "0123456789abcdef+", "prefixlab bench …")
+    source = Provenance(
+        "20260131-140559", "a machine", "prefixlab 0.1.0", "0123456789abcdef+", "prefixlab bench …"
+    )
     figure = warm_cache_figure(points(), title="t", setting="s", provenance=source)
     line = "2026-01-31 14:05 · a machine · prefixlab 0.1.0 at 0123456789+ · prefixlab bench …"
     assert figure.texts[-1].get_text() == line

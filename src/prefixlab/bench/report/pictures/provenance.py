@@ -24,13 +24,14 @@ class Provenance:
 
     Attributes:
         date: YYYYmmdd-HHMMSS, as folders of runs have it.
-        machine: the client's.
+        machine: where the client ran.
+        client: who measured, with its version.
         commit: of the code, `+` behind it where files differ.
     """
 
     date: str
     machine: str
-    version: str
+    client: str
     commit: str
     command: str
 
@@ -40,15 +41,28 @@ class Provenance:
         from prefixlab.bench.runs.files import command_line, git_commit
 
         command = command_line(sys.argv if words is None else words)
-        return cls(wall_time_label(), machine_name(), __version__, git_commit() or "", command)
+        return cls(wall_time_label(), machine_name(), f"prefixlab {__version__}", git_commit() or "", command)
+
+    @property
+    def code(self) -> str:
+        """`prefixlab 0.1.0 at 0123456789`."""
+        return f"{self.client} at {short(self.commit)}".lstrip() if self.commit else self.client
 
     @property
     def line(self) -> str:
-        code = f"prefixlab {self.version}" if self.version else ""
-        if self.commit:
-            code = f"{code} at {short(self.commit)}".lstrip()
-        parts = (readable(self.date), self.machine, code, self.command)
+        parts = (readable(self.date), self.machine, self.code, self.command)
         return " · ".join(part for part in parts if part)
+
+
+def joined(sources: Sequence[Provenance]) -> str:
+    """Of several together, without their commands: the first and last date, machines, code."""
+    dates = sorted({readable(of.date) for of in sources if of.date})
+    span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}" if dates else ""
+    machines, codes = (
+        list(dict.fromkeys(filter(None, words)))
+        for words in ((of.machine for of in sources), (of.code for of in sources))
+    )
+    return " · ".join(word for word in (span, ", ".join(machines), ", ".join(codes)) if word)
 
 
 def short(commit: str) -> str:

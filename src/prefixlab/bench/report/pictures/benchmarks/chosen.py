@@ -9,13 +9,14 @@ somebody said, never a guess.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prefixlab.bench.report.pictures.benchmarks.benchmark import Benchmark
 from prefixlab.bench.report.pictures.benchmarks.of_aiperf import benchmarks_of_aiperf
-from prefixlab.bench.report.pictures.benchmarks.of_runs import benchmarks_of_runs
+from prefixlab.bench.report.pictures.benchmarks.of_runs import benchmark_of_runs, runs_by_benchmark
 from prefixlab.bench.report.pictures.style import LOOKS
 from prefixlab.core.config import did_you_mean
 from prefixlab.core.errors import ConfigError
@@ -43,12 +44,11 @@ def choose(path: Path, names: Sequence[str] = (), num_devices: Sequence[str] = (
     """
     if not path.is_dir():
         raise ConfigError(f"{path}: there is no such folder")
-    own, out = benchmarks_of_runs(path)
-    foreign, foreign_out = benchmarks_of_aiperf(path)
-    left_out = [*out, *foreign_out]
-    ours = {benchmark.name for benchmark in own}
-    renamed = [replace(of, name=f"{of.name} (aiperf)") if of.name in ours else of for of in foreign]
-    found = {benchmark.name: benchmark for benchmark in (*own, *renamed)}
+    own, out = runs_by_benchmark(path)
+    read, read_out = benchmarks_of_aiperf(path)
+    foreign = {f"{of.name} (aiperf)" if of.name in own else of.name: of for of in read}
+    left_out = [*out, *read_out]
+    found = sorted([*own, *foreign], key=_with_numbers)
     if not found:
         reasons = "".join(f"\n  {sentence}" for sentence in left_out)
         raise ConfigError(
@@ -58,15 +58,26 @@ def choose(path: Path, names: Sequence[str] = (), num_devices: Sequence[str] = (
     for name in names:
         if name not in found:
             known = ", ".join(found)
-            raise ConfigError(f"--benchmark-name {name}: there is {known}{did_you_mean(name, list(found))}")
-    chosen = [found[name] for name in (dict.fromkeys(names) or found)]
-    if len(chosen) > MOST:
+            raise ConfigError(f"--benchmark-name {name}: there is {known}{did_you_mean(name, found)}")
+    wanted = list(dict.fromkeys(names)) or found
+    if len(wanted) > MOST:
         raise ConfigError(
-            f"{len(chosen)} benchmarks are more than the {MOST} a picture can tell apart: choose with "
+            f"{len(wanted)} benchmarks are more than the {MOST} a picture can tell apart: choose with "
             f"--benchmark-name among {', '.join(found)}"
         )
-    counts = _counts(num_devices, [benchmark.name for benchmark in chosen])
+    chosen = [
+        replace(foreign[name], name=name) if name in foreign else benchmark_of_runs(name, own[name])
+        for name in wanted
+    ]
+    if others := [name for name in found if name not in wanted]:
+        left_out.append(f"not named by --benchmark-name: {', '.join(others)}")
+    counts = _counts(num_devices, wanted)
     return Chosen(tuple(_with_devices(benchmark, counts) for benchmark in chosen), tuple(left_out))
+
+
+def _with_numbers(name: str) -> list[tuple[int, str]]:
+    """To sort by: 9 comes before 10."""
+    return [(int(word), "") if word.isdecimal() else (0, word) for word in re.split(r"([0-9]+)", name)]
 
 
 def _counts(words: Sequence[str], names: Sequence[str]) -> dict[str, int]:

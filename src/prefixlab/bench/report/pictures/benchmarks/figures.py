@@ -33,7 +33,7 @@ from prefixlab.bench.report.pictures.benchmarks.benchmark import (
     itl_word,
     per_device,
 )
-from prefixlab.bench.report.pictures.provenance import Provenance
+from prefixlab.bench.report.pictures.provenance import Provenance, joined
 from prefixlab.bench.report.pictures.style import (
     LOOKS,
     MUTED,
@@ -178,7 +178,7 @@ def _sheet(
         subtitle=_asked(points),
         notes=" ".join(word for word in (told, notes, bars) if word),
         alarming=bool(failed),
-        provenance=provenance.line,
+        provenance=f"Measured: {joined([point.provenance for point in points])}. Plotted: {provenance.line}",
     )
 
 

@@ -35,7 +35,7 @@ _LEVEL = re.compile(r"c([1-9][0-9]*)", re.ASCII)
 
 
 def benchmarks_of_aiperf(path: Path) -> tuple[list[Benchmark], list[str]]:
-    """All there are below `path`, by name; and what was left out, in sentences.
+    """All there are below `path`; and what was left out, in sentences.
 
     Raises:
         ConfigError: a file is no result of aiperf's.
@@ -73,7 +73,7 @@ def benchmarks_of_aiperf(path: Path) -> tuple[list[Benchmark], list[str]]:
         )
         for name, of in points.items()
     ]
-    return sorted(found, key=lambda benchmark: benchmark.name), left_out
+    return found, left_out
 
 
 def _point(run: Run, concurrency: int) -> Point:
@@ -95,7 +95,7 @@ def _point(run: Run, concurrency: int) -> Point:
         ends=ends,
         planned=run.planned,
         failed=run.failed,
-        provenance=Provenance("", "", "", "", run.client),
+        provenance=Provenance("", "", run.client, "", ""),
         server=_words(
             [run.question.get("model"), run.circumstances.get("api"), run.circumstances.get("url")]
         ),

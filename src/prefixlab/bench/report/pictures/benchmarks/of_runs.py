@@ -9,7 +9,7 @@ Invariant: a run that is not drawn is named, with the reason.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,32 +48,31 @@ class _Group:
         return " ".join(word for word in (base, self.target, self.settings) if word)
 
 
-def benchmarks_of_runs(path: Path) -> tuple[list[Benchmark], list[str]]:
-    """All there are below `path`, by name; and what was left out, in sentences.
-
-    Raises:
-        ConfigError: records cannot be read.
-    """
+def runs_by_benchmark(path: Path) -> tuple[dict[str, list[SavedRun]], list[str]]:
+    """The runs below `path` that can be drawn, by the name of their benchmark; and what was left out, in
+    sentences. No records are read."""
     if not run_folders(path):
-        return [], []
+        return {}, []
     catalogue = read_catalogue(path)
-    groups: dict[_Group, list[Point]] = {}
+    groups: dict[_Group, list[SavedRun]] = {}
     left_out = list(catalogue.broken)
     for row in catalogue.rows:
         run = catalogue.runs[row["run"]]
         if reason := _why_not(row, run):
             left_out.append(f"{row['name']}: {reason}")
         else:
-            groups.setdefault(_group(row, run, catalogue), []).append(_point(run))
+            groups.setdefault(_group(row, run, catalogue), []).append(run)
     taken = Counter(group.name for group in groups)
-    found = [
-        Benchmark(
-            group.name if taken[group.name] == 1 else f"{group.name} ({Path(group.folder).name or 'runs'})",
-            tuple(sorted(points, key=lambda point: (point.concurrency, point.source))),
-        )
-        for group, points in groups.items()
-    ]
-    return sorted(found, key=lambda benchmark: benchmark.name), left_out
+    return {
+        group.name if taken[group.name] == 1 else f"{group.name} ({Path(group.folder).name or 'runs'})": runs
+        for group, runs in groups.items()
+    }, left_out
+
+
+def benchmark_of_runs(name: str, runs: Sequence[SavedRun]) -> Benchmark:
+    """With its records read. ConfigError if they cannot be."""
+    points = sorted(map(_point, runs), key=lambda point: (point.concurrency, point.source))
+    return Benchmark(name, tuple(points))
 
 
 def _why_not(row: Row, run: SavedRun) -> str:
@@ -128,7 +127,7 @@ def _point(run: SavedRun) -> Point:
         provenance=Provenance(
             date=str(environment.get("started") or summary.get("date") or ""),
             machine=str(environment.get("client_machine") or ""),
-            version=str(environment.get("prefixlab") or ""),
+            client=f"prefixlab {environment.get('prefixlab') or ''}".rstrip(),
             commit=str(environment.get("git_commit") or ""),
             command=_command(run),
         ),

@@ -32,7 +32,7 @@ from prefixlab.bench.report.pictures.benchmarks.benchmark import (
 )
 from prefixlab.bench.report.pictures.benchmarks.chosen import Chosen
 from prefixlab.bench.report.pictures.benchmarks.figures import FILES
-from prefixlab.bench.report.pictures.provenance import Provenance, readable
+from prefixlab.bench.report.pictures.provenance import Provenance, joined
 from prefixlab.core.errors import ConfigError
 
 SUMMARY = "SUMMARY.txt"
@@ -216,12 +216,8 @@ def _definitions(benchmarks: Sequence[Benchmark]) -> Iterator[str]:
 
 def _provenance(benchmark: Benchmark) -> Iterator[str]:
     points = benchmark.points
-    dates = sorted({readable(point.provenance.date) for point in points if point.provenance.date})
-    span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}" if dates else ""
     told = {
-        "measured": [span],
-        "client": [point.provenance.machine for point in points],
-        "by": [_code(point.provenance) for point in points],
+        "measured": [joined([point.provenance for point in points])],
         "command": [point.provenance.command for point in points],
         "server": [point.server for point in points],
         "seed": [point.seed for point in points],
@@ -231,8 +227,3 @@ def _provenance(benchmark: Benchmark) -> Iterator[str]:
     for name, words in told.items():
         for word in dict.fromkeys(word for word in words if word):
             yield f"    {name}: {word}"
-
-
-def _code(provenance: Provenance) -> str:
-    version = f"prefixlab {provenance.version}" if provenance.version else ""
-    return f"{version}, commit {provenance.commit}" if provenance.commit else version
