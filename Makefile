@@ -13,7 +13,7 @@ ENGINE := .venv/.installed-engine
 TEST := .venv/.installed-test
 SOURCES := src tests benchmarks
 
-.PHONY: demo test test-service test-slow lint types format docs clean
+.PHONY: demo test test-service test-slow chromium lint types format docs clean
 .DELETE_ON_ERROR:
 
 demo: $(ENGINE)
@@ -22,11 +22,15 @@ demo: $(ENGINE)
 test: lint types
 	$(BIN)/pytest -n 2 -m "not slow and not service"
 
-test-service: $(TEST)
+test-service: $(TEST) chromium
 	$(BIN)/pytest -m "service and not slow"
 
 test-slow: $(TEST)
 	$(BIN)/pytest -m slow
+
+# The HTML report is tested in a real browser.
+chromium:
+	command -v chromium >/dev/null || { apt-get -q update && apt-get -qy install --no-install-recommends chromium fonts-dejavu-core; }
 
 lint: $(TEST)
 	$(BIN)/ruff check $(SOURCES)

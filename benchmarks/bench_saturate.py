@@ -44,6 +44,7 @@ def capacity() -> float:
 def served() -> Iterator[str]:
     words = ["serve", "--model", "sim", "--port", "0", "--sim-step-ms", str(STEP_MS)]
     words += ["--sim-prefill-tokens-per-s", "10000000", "--max-running-requests", str(SLOTS)]
+    words += ["--enable-mixed-chunk"]  # else a prefill is a step of its own, in which decodes stand still
     server = subprocess.Popen([*CLI, *words], stderr=subprocess.PIPE, text=True)
     try:
         assert server.stderr is not None
