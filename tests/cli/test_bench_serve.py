@@ -34,6 +34,17 @@ def serve(server: FakeServer, *words: str) -> int:
     return main(["bench", "serve", "--base-url", server.url, *words])
 
 
+def test_strict_turns_a_mismatch_into_exit_code_3(
+    fake_server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert serve(fake_server, *SMALL, "--flush-cache", "--strict") == 0
+    fake_server.behaviour.reports_cached = False
+    assert serve(fake_server, *SMALL, "--flush-cache", "--strict") == 3
+    assert (
+        "--strict: this run: cached tokens not reported, 0 of 12 requests failed" in capsys.readouterr().err
+    )
+
+
 def test_vllms_command_line_works_unchanged_and_its_keys_are_in_the_file(
     fake_server: FakeServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

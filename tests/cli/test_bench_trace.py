@@ -267,14 +267,18 @@ def test_what_finished_before_an_interrupt_is_shown_and_the_rest_sent_by_resume(
 
     monkeypatch.setattr(ProgressBar, "update", interrupt)
     # Slow enough that the interrupt comes long before the second request is due.
-    words = ["--base-url", fake_server.url, "--speedup", "0.02", "--run-dir", "kept"]
+    words = ["--base-url", fake_server.url, "--speedup", "0.02", "--run-dir", "kept", "--strict"]
     assert main(["bench", "trace", str(trace), *words]) == 130
     shown = capsys.readouterr()
     assert "Successful requests:                     1" in shown.out
     assert "note: interrupted" in shown.out
     assert "to go on: prefixlab bench trace --resume kept" in shown.err
-    assert main(["bench", "trace", "--resume", "kept"]) == 0
+    # strict it stays, and a verdict on a part is not one on the whole
+    assert main(["bench", "trace", "--resume", "kept"]) == 3
     shown = capsys.readouterr()
+    assert "--strict: 000: cached tokens consistent (1 of 6 requests checked), 0 of 6" in shown.err
+    assert "Expected cached tokens:                  0" in shown.out
+    assert "Measured of those checked:               0" in shown.out
     assert "Successful requests:                     6" in shown.out
     assert "resumed: 1 request had ended before" in shown.out
 

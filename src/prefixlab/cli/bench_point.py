@@ -23,6 +23,7 @@ from prefixlab.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from prefixlab.bench.config.serve import ServeConfig
+    from prefixlab.bench.metrics.point import PointResult
     from prefixlab.bench.runs.point import Outline
     from prefixlab.bench.runs.serve import Watcher
     from prefixlab.bench.targets.endpoint import Endpoint
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from prefixlab.core.seams import Tokenizer
 
 SECRETS = ("api_key", "admin_api_key", "header")
+TOLD = ("progress", "style", "strict")
+"""What changes nothing of what is sent, and so may be given anew where a run goes on."""
 
 
 def add_point_flags(parser: Parser, *, listed: bool = False, skip: Container[str] = ()) -> None:
@@ -38,6 +41,7 @@ def add_point_flags(parser: Parser, *, listed: bool = False, skip: Container[str
     Args:
         listed: numbers and names that make a point take several values, with commas between.
     """
+    from prefixlab.bench.config.report import ReportConfig
     from prefixlab.bench.config.serve import PARTS, SWEEPABLE
     from prefixlab.bench.config.target import BACKENDS, TargetConfig
     from prefixlab.cli import peer_flags
@@ -71,6 +75,7 @@ def add_point_flags(parser: Parser, *, listed: bool = False, skip: Container[str
     for name, part in PARTS.items():
         hidden = {"backend", "disable_ignore_eos"} if part is TargetConfig else set()
         hidden |= {field.name for field in dataclasses.fields(part) if field.name in skip}
+        hidden |= {"strict"} if part is ReportConfig else set()
         add_flags(
             parser,
             part,
@@ -80,6 +85,35 @@ def add_point_flags(parser: Parser, *, listed: bool = False, skip: Container[str
         )
     peer_flags.add_peer_flags(parser)
     add_engine_flags(parser, *PARTS.values())
+
+
+def add_strict_flag(parser: Parser) -> None:
+    """Of verbs that end with `check_strictly`."""
+    from prefixlab.bench.config.report import ReportConfig
+    from prefixlab.core.config import add_flags
+
+    others = {field.name for field in dataclasses.fields(ReportConfig)} - {"strict"}
+    add_flags(parser, ReportConfig, "verdict", skip=others)
+
+
+def check_strictly(config: ServeConfig, results: Mapping[str, PointResult]) -> None:
+    """Raises GateError where --strict was given and a request failed, or its cache did not serve what an
+    ideal one would have: a verdict on a part of them is none on the rest. `results`: by name of the point."""
+    from prefixlab.bench.report.console import counted
+    from prefixlab.core.errors import GateError
+
+    if not config.report.strict:
+        return
+    wrong = []
+    for name, result in results.items():
+        verdict, metrics = result.ledger or result.check, result.metrics
+        whole = result.check.num_checked == result.check.num_finished
+        if verdict.is_consistent and whole and not metrics.failed:
+            continue
+        failed = f"{metrics.failed} of {counted(metrics.planned, 'request')} failed"
+        wrong.append(f"{name}: cached tokens {verdict.words}, {failed}")
+    if wrong:
+        raise GateError("--strict: " + "; ".join(wrong))
 
 
 def options_of_others(dataset_name: str) -> set[str]:
@@ -159,7 +193,7 @@ def point_config(given: Mapping[str, Any]) -> ServeConfig:
 
 def refuse_settings(args: argparse.Namespace) -> None:
     """Raises ConfigError if something is set beside --resume that it would ignore."""
-    other = [name for name in vars(args) if name not in (*SECRETS, "resume", "progress", "style")]
+    other = [name for name in vars(args) if name not in (*SECRETS, "resume", *TOLD)]
     if other:
         flags = ", ".join("--" + name.replace("_", "-") for name in other)
         raise ConfigError(f"--resume takes all settings from the run's config.json: leave out {flags}")
@@ -182,7 +216,7 @@ def restored_config(data: Mapping[str, Any], args: argparse.Namespace) -> ServeC
     config = ServeConfig.restore(
         data, given, {name: value for name, value in keys.items() if value is not None}
     )
-    told = {name: given[name] for name in ("progress", "style") if name in given}
+    told = {name: given[name] for name in TOLD if name in given}
     return dataclasses.replace(config, report=dataclasses.replace(config.report, **told))
 
 

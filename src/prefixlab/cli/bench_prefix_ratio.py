@@ -29,7 +29,7 @@ TABLE_WIDTH = 160
 
 def configure(parser: Parser) -> None:
     from prefixlab.bench.config import prefix_ratio as defaults
-    from prefixlab.cli.bench_point import add_point_flags, options_of_others
+    from prefixlab.cli.bench_point import add_point_flags, add_strict_flag, options_of_others
     from prefixlab.core.config import add_flags
 
     parser.description = (
@@ -46,6 +46,7 @@ def configure(parser: Parser) -> None:
         "measured."
     )
     add_flags(parser, defaults.PrefixRatioSweep, "sweep")
+    add_strict_flag(parser)
     parser.add_argument(
         "--requests",
         dest="num_prompts",

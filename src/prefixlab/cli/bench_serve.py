@@ -26,7 +26,7 @@ VERB = "bench serve"
 
 
 def configure(parser: Parser) -> None:
-    from prefixlab.cli.bench_point import add_point_flags
+    from prefixlab.cli.bench_point import add_point_flags, add_strict_flag
 
     parser.description = (
         f"{SUMMARY}.\n\nTakes the command lines of vllm bench serve and of SGLang's bench_serving. Without "
@@ -34,6 +34,7 @@ def configure(parser: Parser) -> None:
     )
     add_point_flags(parser)
     add_run_flags(parser)
+    add_strict_flag(parser)
 
 
 def add_run_flags(parser: Parser) -> None:
@@ -139,7 +140,7 @@ def measure(
     """
     from prefixlab.bench.runs import files
     from prefixlab.bench.runs.serve import ServeRun
-    from prefixlab.cli.bench_point import watching
+    from prefixlab.cli.bench_point import check_strictly, watching
 
     output = files.result_file(config, endpoint.backend, endpoint.model)
     notes: list[str] = []
@@ -169,7 +170,9 @@ def measure(
             print(f"kept in {where}", file=sys.stderr)
     if result.interrupted:
         say_how_to_go_on(folder, verb)
-    return judge(result, run.gone)
+    code = judge(result, run.gone)
+    check_strictly(config, {"this run": result})
+    return code
 
 
 def say_how_to_go_on(folder: RunDir | None, verb: str) -> None:

@@ -32,7 +32,7 @@ REFUSED = {
 
 
 def configure(parser: Parser) -> None:
-    from prefixlab.cli.bench_point import add_point_flags, options_of_others
+    from prefixlab.cli.bench_point import add_point_flags, add_strict_flag, options_of_others
     from prefixlab.cli.bench_serve import add_run_flags
 
     parser.description = (
@@ -54,6 +54,7 @@ def configure(parser: Parser) -> None:
         help="--max-concurrency, as vLLM's and SGLang's multi-turn scripts spell it",
     )
     add_run_flags(parser)
+    add_strict_flag(parser)
     of_points = parser.why_refused
     parser.why_refused = lambda option: REFUSED.get(option) or of_points(option)
 

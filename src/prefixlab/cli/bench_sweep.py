@@ -27,7 +27,7 @@ TABLE_WIDTH = 160
 
 def configure(parser: Parser) -> None:
     from prefixlab.bench.config.sweep import SweepConfig
-    from prefixlab.cli.bench_point import add_point_flags
+    from prefixlab.cli.bench_point import add_point_flags, add_strict_flag
     from prefixlab.core.config import add_flags
 
     parser.description = (
@@ -38,6 +38,7 @@ def configure(parser: Parser) -> None:
         "several servers."
     )
     add_flags(parser, SweepConfig, "sweep")
+    add_strict_flag(parser)
     add_point_flags(parser, listed=True)
     parser.why_refused = why_refused
     parser.add_argument(
@@ -282,8 +283,10 @@ class Keeper:
 
 
 def judge(points: list[SweepPoint], results: list[PointResult]) -> int:
-    """Raises TargetError if at some point no request succeeded, KeyboardInterrupt if it was interrupted."""
+    """Raises TargetError if at some point no request succeeded, KeyboardInterrupt if it was interrupted,
+    GateError as `check_strictly`."""
     from prefixlab.bench.ledger.check import first_failure
+    from prefixlab.cli.bench_point import check_strictly
     from prefixlab.core.errors import TargetError
 
     if results and results[-1].interrupted:
@@ -294,4 +297,6 @@ def judge(points: list[SweepPoint], results: list[PointResult]) -> int:
     if empty:
         names = ", ".join(name for name, _ in empty)
         raise TargetError(f"no request succeeded at {names}: {first_failure(empty[0][1].table)}")
+    names_of = [point.name for point in points]
+    check_strictly(points[0].config, dict(zip(names_of, results, strict=True)))
     return 0

@@ -24,13 +24,13 @@ VERB = "bench trace"
 EMBEDDED_NUM_PROMPTS, EMBEDDED_LENGTH_SCALE = 50, 0.25
 """Unless told otherwise: traces are recorded on models and machines far larger than the one embedded."""
 SPEEDS = ("speedup", "time_scale")
-OWN = ("file", "preset", "strict", "dry_run")
+OWN = ("file", "preset", "dry_run")
 
 
 def configure(parser: Parser) -> None:
     from prefixlab.bench.config.sweep import SweepConfig
     from prefixlab.bench.config.trace import PRESETS
-    from prefixlab.cli.bench_point import add_point_flags, options_of_others
+    from prefixlab.cli.bench_point import add_point_flags, add_strict_flag, options_of_others
     from prefixlab.core.config import add_flags
 
     parser.description = (
@@ -70,12 +70,6 @@ def configure(parser: Parser) -> None:
         help="qwen: the first 1,000 requests of a Bailian trace, at the time scales 0.4 0.5 0.6 0.7 0.8 1.6; "
         "other options overrule it",
     )
-    group.add_argument(
-        "--strict",
-        action="store_true",
-        default=argparse.SUPPRESS,
-        help="exit with 3 unless every request succeeded and the cache served what an ideal one would have",
-    )
     parser.add_argument(
         "--resume",
         metavar="DIR",
@@ -89,6 +83,7 @@ def configure(parser: Parser) -> None:
         help="print what would be sent, and stop",
     )
     add_flags(parser, SweepConfig, "several servers")
+    add_strict_flag(parser)
     add_point_flags(
         parser, listed=True, skip=options_of_others("trace") | {"dataset_name", "dataset_path", *SPEEDS}
     )
@@ -107,7 +102,6 @@ def run(args: argparse.Namespace) -> int:
     from prefixlab.core.errors import ConfigError
 
     given = vars(args)
-    strict = given.pop("strict", False)
     with contextlib.ExitStack() as resources:
         if "resume" in given:
             folder, points = resumed(args, VERB, resources)
@@ -134,10 +128,7 @@ def run(args: argparse.Namespace) -> int:
                 return "".join(as_text(result, style) for result in results)
 
         results = measure(points, ReplayKeeper(folder, VERB))
-    code = judge(points, results)
-    if strict:
-        check_strictly(points, results)
-    return code
+    return judge(points, results)
 
 
 def planned_points(given: dict[str, Any]) -> list[SweepPoint]:
@@ -195,22 +186,3 @@ def notes_of(points: list[SweepPoint]) -> list[str]:
     from prefixlab.bench.runs.point import outline
 
     return list(dict.fromkeys(note for point in points for note in outline(point.config).workload.notes))
-
-
-def check_strictly(points: list[SweepPoint], results: list[PointResult]) -> None:
-    """Raises GateError where a cache did not serve what an ideal one would have, or a request failed."""
-    from prefixlab.bench.report.console import counted
-    from prefixlab.core.errors import GateError
-
-    wrong = [
-        f"{point.name}: cached tokens {_verdict(result)}, {result.metrics.failed} of "
-        f"{counted(result.metrics.planned, 'request')} failed"
-        for point, result in zip(points, results, strict=True)
-        if result.ledger is None or not result.ledger.is_consistent or result.metrics.failed
-    ]
-    if wrong:
-        raise GateError("--strict: " + "; ".join(wrong))
-
-
-def _verdict(result: PointResult) -> str:
-    return result.check.words if result.ledger is None else result.ledger.words

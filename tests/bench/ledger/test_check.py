@@ -58,6 +58,7 @@ def test_measured_is_all_that_was_reported_and_the_verdict_of_what_could_be_chec
     check = check_cache([answered(0, 16, expected=16), answered(1, 64, expected=None)])
     assert check.words == "consistent (1 of 2 requests checked)"
     assert (check.expected_cached_tokens, check.cached_tokens, check.prompt_tokens) == (16, 80, 200)
+    assert check.checked_cached_tokens == 16
     assert (check.hit_rate, check.expected_hit_rate) == (0.4, 0.16)
     less = check_cache([answered(0, 64, expected=None), answered(1, 48)])
     assert "1 of 1 requests hit less than expected, e.g. r1 reported 48" in less.detail

@@ -72,6 +72,10 @@ class ReportConfig:
     scrape_interval: float = setting(
         1.0, "keep the server's own metrics, fetched so often during a run; 0: do not", metavar="SECONDS"
     )
+    strict: bool = setting(
+        False,
+        "exit with 3 unless every request succeeded and the cache served what an ideal one would have",
+    )
     progress: bool = setting(True, "show on stderr how far the run is")
 
     def __post_init__(self) -> None:

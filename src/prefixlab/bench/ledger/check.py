@@ -42,6 +42,7 @@ class CacheCheck:
         prompt_tokens: total over finished requests.
         detail: what to look at, or why nothing was checked; empty when consistent.
         checked_prompt_tokens: total over checked requests.
+        checked_cached_tokens: total the server reported of those; None when it left any of all out.
     """
 
     verdict: Verdict
@@ -52,6 +53,11 @@ class CacheCheck:
     num_finished: int = 0
     num_checked: int = 0
     checked_prompt_tokens: int = 0
+    checked_cached_tokens: int | None = None
+
+    @property
+    def is_consistent(self) -> bool:
+        return self.verdict is Verdict.CONSISTENT
 
     @property
     def words(self) -> str:
@@ -101,6 +107,7 @@ def check_cache(records: Sequence[Record] | RecordTable) -> CacheCheck:
             num_finished=len(ok),
             num_checked=len(checked),
             checked_prompt_tokens=int(prompt_tokens.sum()),
+            checked_cached_tokens=None if cached is None else int(got.sum()),
         )
 
     if not len(ok):

@@ -179,9 +179,11 @@ def _tells_of_hits(result: PointResult) -> bool:
 def _cache_rows(result: PointResult) -> list[Row]:
     check = result.check
     rate = check.hit_rate
+    is_part = 0 < check.num_checked < check.num_finished
     words = check.words if result.ledger is None else result.ledger.words
     return [
         ("Expected cached tokens:", check.expected_cached_tokens),
+        *([("Measured of those checked:", check.checked_cached_tokens)] if is_part else []),
         ("Measured cached tokens:", check.cached_tokens),
         ("Measured hit rate (%):", None if rate is None else 100 * rate),
         ("Cache verdict:", words),
