@@ -296,7 +296,13 @@ def test_bench_serve_replays_a_trace_under_every_name_it_has(
     name: str, fake_server: FakeServer, trace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--base-url", fake_server.url, "--dataset-name", name, "--dataset-path", str(trace)]
-    words += ["--mooncake-slowdown-factor", "2", "--use-trace-timestamps"]
+    words += [
+        "--mooncake-slowdown-factor",
+        "2",
+        "--use-trace-timestamps",
+        "--mooncake-workload",
+        "conversation",
+    ]
     assert main(["bench", "serve", *words]) == 0
     shown = capsys.readouterr().out
     assert "Pacing:                                  open loop, times of the trace, time scale 2" in shown

@@ -87,6 +87,7 @@ def test_what_was_saved_is_sent_again_byte_for_byte(
     assert lines("again.jsonl")[1:] == requests
     is_known = "byte" in asked or "token_ids" in requests[0]
     assert ("expected_cached_tokens" in requests[0]) == is_known
+    Path("again.jsonl").unlink()
     assert bodies_of(fake_server, *saved, *SAVE_AGAIN) == sent
     for request in requests:
         if "token_ids" not in request:  # without the tokenizer nobody knows what is due
@@ -124,7 +125,9 @@ def test_saved_times_are_kept_with_a_fixed_schedule(fake_server: FakeServer) -> 
     assert "offset_s" not in lines("without.jsonl")[1]
 
 
-def test_points_and_repeats_have_files_of_their_own(fake_server: FakeServer) -> None:
+def test_points_and_repeats_have_files_of_their_own(
+    fake_server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = [
         "bench",
         "sweep",
@@ -144,6 +147,21 @@ def test_points_and_repeats_have_files_of_their_own(fake_server: FakeServer) -> 
         for repeat in (0, 1)
     ]
     assert len({json.dumps(lines(name)[1:]) for name in names}) == 4, "repeats send other prompts"
+    before = lines(names[0])
+    fake_server.reset()
+    assert main([*words, *RANDOM, "--save-workload", "w.jsonl"]) == 2
+    assert f"--save-workload {names[0]} is there already" in capsys.readouterr().err
+    assert lines(names[0]) == before and not fake_server.bodies
+
+
+def test_a_file_that_is_there_is_not_overwritten(
+    fake_server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("w.jsonl").write_text("mine")
+    words = ["bench", "serve", "--base-url", fake_server.url, *QUIET, *RANDOM, "--save-workload", "w.jsonl"]
+    assert main(words) == 2
+    assert "--save-workload w.jsonl is there already" in capsys.readouterr().err
+    assert Path("w.jsonl").read_text() == "mine"
 
 
 def test_a_session_is_saved_with_what_it_waits_for(fake_server: FakeServer) -> None:

@@ -138,6 +138,7 @@ def given_settings(args: argparse.Namespace) -> dict[str, Any]:
     from prefixlab.core.config import did_you_mean
 
     given = dict(vars(args))
+    peer_flags.take_workload_name(given)
     word = given.get("backend")
     if word is not None:
         given["backend"] = peer_flags.BACKENDS.get(word, word)

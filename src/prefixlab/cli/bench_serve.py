@@ -56,7 +56,7 @@ def add_run_flags(parser: Parser) -> None:
 def run(args: argparse.Namespace, verb: str = VERB) -> int:
     """`verb`: as the user typed it, where another one makes the same run."""
     from prefixlab.bench.records.run_dir import RunDir
-    from prefixlab.bench.runs.checks import check_point
+    from prefixlab.bench.runs.checks import check_files, check_point
     from prefixlab.bench.runs.trace import within_limits
     from prefixlab.bench.runs.trial import try_out
     from prefixlab.cli.bench_point import (
@@ -85,6 +85,7 @@ def run(args: argparse.Namespace, verb: str = VERB) -> int:
                 print(describe_point(config))
                 return 0
             planned_outline(config)  # files that cannot be read are told before any server is asked
+            check_files(config)
         gone: str | None = None
         try:
             endpoint = resources.enter_context(open_point_endpoint(config))

@@ -102,10 +102,13 @@ def resumed(
 def begun(points: list[SweepPoint], verb: str, resources: contextlib.ExitStack) -> RunDir | None:
     """A new folder for what has been found to be measurable; None where nothing is to be kept."""
     from prefixlab.bench.records.run_dir import RunDir
+    from prefixlab.bench.runs.checks import check_files
     from prefixlab.bench.runs.files import command_line, sweep_folder
-    from prefixlab.bench.runs.sweep import probe
+    from prefixlab.bench.runs.sweep import own_config, probe
     from prefixlab.cli.bench_point import open_point_endpoint, point_tokenizer
 
+    for point in points:
+        check_files(own_config(point, points))
     probe(points, partial(open_point_endpoint, told=False), point_tokenizer, None)
     report = points[0].config.report
     settings = {

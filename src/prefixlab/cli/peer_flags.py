@@ -12,6 +12,8 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+from prefixlab.core.errors import ConfigError
+
 SPELT_OTHERWISE: Mapping[str, tuple[str, Any, str]] = {
     "--disable-ignore-eos": ("ignore_eos", False, "--no-ignore-eos, as SGLang's client spells it"),
     "--disable-shuffle": ("shuffle", False, "--no-shuffle, as vLLM's client spells it"),
@@ -68,7 +70,6 @@ _REFUSED: Mapping[str, str] = {
     "--gsp-num-turns": "makes conversations: --dataset-name sessions has them, with --num-turns",
     "--gsp-send-routing-key": "sends a header for each group: a router that matches prefixes needs none",
     "--logprob-start-len": "asks for log probabilities of the prompt: send it with --extra-request-body",
-    "--mooncake-workload": "downloads a trace: prefixlab trace fetch does, and --dataset-path names the file",
     "--no-reranker": _LATER.format("random-rerank"),
     "--pd-separated": "is not needed: the router of such a deployment is the server to ask",
     "--plot-dataset-stats": "draws a picture, which comes in a later version",
@@ -108,6 +109,16 @@ def why_refused(option: str) -> str | None:
     return known or next((reason for prefix, reason in _FAMILIES if option.startswith(prefix)), None)
 
 
+def take_workload_name(given: dict[str, Any]) -> None:
+    """Of --mooncake-workload, which says to SGLang's client what to download: here a file says it."""
+    name = given.pop("mooncake_workload", None)
+    if name is not None and given.get("dataset_path") is None:
+        raise ConfigError(
+            "--mooncake-workload downloads a trace: prefixlab trace fetch does, and --dataset-path names the "
+            "file"
+        )
+
+
 def add_peer_flags(parser: argparse.ArgumentParser) -> None:
     """Offer what is spelt otherwise, and what is so anyway."""
     group = parser.add_argument_group("as vLLM's and SGLang's clients spell it")
@@ -125,6 +136,12 @@ def add_peer_flags(parser: argparse.ArgumentParser) -> None:
         choices=TOKENIZER_MODES,
         default=argparse.SUPPRESS,
         help="changes nothing: --tokenizer is always read as Hugging Face's",
+    )
+    group.add_argument(
+        "--mooncake-workload",
+        metavar="NAME",
+        default=argparse.SUPPRESS,
+        help="changes nothing where --dataset-path names that trace, which prefixlab trace fetch gets",
     )
     group.add_argument(
         "--mooncake-num-rounds",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from prefixlab.bench.config.serve import ServeConfig
-from prefixlab.bench.runs.point import CHAT, Asker, Outline
+from prefixlab.bench.runs.point import CHAT, Asker, Outline, workload_path
 from prefixlab.bench.targets.endpoint import Endpoint
 from prefixlab.bench.workloads.files.custom import content_of
 from prefixlab.core.errors import ConfigError
@@ -30,6 +30,18 @@ def check_point(endpoint: Endpoint, config: ServeConfig, tokenizer: Tokenizer | 
     for row in one_of_each.values():
         chat, template = endpoint.backend == CHAT, config.dataset.chat_template
         content_of(row, chat=chat, template=template, tokenizer=tokenizer)
+
+
+def check_files(config: ServeConfig) -> None:
+    """Of a run that begins: one that goes on writes its own again. Raises ConfigError if a file is there that
+    it would destroy."""
+    name = config.report.save_workload
+    if name is None:
+        return
+    for repeat in range(config.load.repeats):
+        path = workload_path(name, repeat, config.load.repeats)
+        if path.is_file():
+            raise ConfigError(f"--save-workload {path} is there already: remove it, or give another name")
 
 
 def check_lengths(endpoint: Endpoint, planned: Outline) -> None:

@@ -190,9 +190,7 @@ class Asker:
     def save(self, outline: Outline, repeat: int, salt: int, name: str) -> Path:
         """Write the plan to a file; where there are repeats each has its own. ConfigError if it cannot be.
         Returns which file it was."""
-        path = Path(name)
-        if self.config.load.repeats > 1:
-            path = path_of(path, f"repeat{repeat}")
+        path = workload_path(name, repeat, self.config.load.repeats)
         head = Head(
             FORMAT,
             requests=outline.num_requests,
@@ -444,6 +442,11 @@ class Asker:
 
     def _id(self, repeat: int, number: int | str) -> str:
         return f"{self.id_prefix(repeat)}{number}"
+
+
+def workload_path(name: str, repeat: int, num_repeats: int) -> Path:
+    """The file of --save-workload that a repeat's requests go to."""
+    return path_of(Path(name), f"repeat{repeat}") if num_repeats > 1 else Path(name)
 
 
 def openai_sampling(sampling: SamplingConfig, *, chat: bool) -> dict[str, Any]:

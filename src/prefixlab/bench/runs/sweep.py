@@ -76,7 +76,7 @@ def run_sweep(
         with open_one(several[0].config) as endpoint:
             tried = False
             for point in several:
-                config = point.config if len(points) == 1 else _with_own_files(point)
+                config = own_config(point, points)
                 point = replace(point, config=within_limits(config, endpoint))
                 if not (tried or _has_begun(folder, point)):
                     try_out(endpoint, point.config)
@@ -160,10 +160,10 @@ def measure_point(
     return result, run.gone
 
 
-def _with_own_files(point: SweepPoint) -> ServeConfig:
+def own_config(point: SweepPoint, points: Sequence[SweepPoint]) -> ServeConfig:
     """What all points would write to one file is written to one of each."""
     report = point.config.report
-    if report.save_workload is None:
+    if report.save_workload is None or len(points) == 1:
         return point.config
     path = path_of(Path(report.save_workload), point.name)
     return replace(point.config, report=replace(report, save_workload=str(path)))

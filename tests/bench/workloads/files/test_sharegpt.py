@@ -72,13 +72,29 @@ def test_too_short_too_long_and_unanswered_are_left_out_and_told(tmp_path: Path)
         assert part in note
 
 
+def test_what_needs_no_tokenizer_is_left_out_and_told_without_one(tmp_path: Path) -> None:
+    path = write(tmp_path, said("hello there", "hi"), said("no answer"), said("?", "what?"))
+    rows, notes = read_sharegpt(path, None, 8, None)
+    assert rows == [Row(8, text="hello there")]
+    assert notes == (
+        "conversations left out: 1 without a reply, 1 with fewer than 4 tokens of prompt or output",
+    )
+
+
+def test_a_file_that_is_not_there_is_named_before_a_tokenizer_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nope\.json cannot be read"):
+        read_sharegpt(tmp_path / "nope.json", None, None, None)
+
+
 def test_without_a_tokenizer_the_length_must_be_given(tmp_path: Path) -> None:
     path = write(tmp_path, said("hello there", "hello"), said("unanswered"))
-    with pytest.raises(ConfigError, match="give --tokenizer, or --sharegpt-output-len for all"):
+    with pytest.raises(
+        ConfigError, match=r"give --tokenizer .*'byte' to count bytes.*, or --sharegpt-output-len for all"
+    ):
         read_sharegpt(path, None, None, None)
     with pytest.raises(ConfigError, match="--sharegpt-context-len takes a tokenizer"):
         read_sharegpt(path, None, 7, 100)
-    assert [row.num_output_tokens for row in read_sharegpt(path, None, 7, None)[0]] == [7, 7]
+    assert [row.num_output_tokens for row in read_sharegpt(path, None, 7, None)[0]] == [7]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from prefixlab.core.seams import Tokenizer
 
 FEWEST_TOKENS = 4
 """Prompts and outputs of fewer are left out: what both clients call too short."""
+TOO_SHORT = f"with fewer than {FEWEST_TOKENS} tokens of prompt or output"
 _HUMAN, _MODEL = (
     frozenset({"human", "user"}),
     frozenset({"gpt", "chatgpt", "bing", "bard", "assistant", "model"}),
@@ -106,15 +107,17 @@ def read_sharegpt(
     Raises:
         ConfigError: see `read_conversations`; lengths are asked for that nobody can count; no row is left.
     """
+    conversations = list(read_conversations(path))  # a file that is not there is named first
     if tokenizer is None and (output_len is None or context_len is not None):
         flag = "--sharegpt-context-len" if output_len is not None else "the length of replies"
         raise ConfigError(
-            f"{flag} takes a tokenizer to count with: give --tokenizer"
+            f"{flag} takes a tokenizer to count with: give --tokenizer (a folder with the model's "
+            "tokenizer.json, or 'byte' to count bytes)"
             + (", or --sharegpt-output-len for all" if output_len is None else "")
         )
     rows: list[Row] = []
     left_out: Counter[str] = Counter()
-    for conversation in read_conversations(path):
+    for conversation in conversations:
         why, row = _row(conversation, tokenizer, output_len, context_len)
         left_out[why] += 1
         if row is not None:
@@ -133,15 +136,17 @@ def _row(
     if not conversation.turns or not conversation.turns[0][0].strip():
         return "in which no human says anything", None
     prompt, reply = conversation.turns[0]
-    if reply is None and output_len is None:
+    if reply is None:
         return "without a reply", None
     if tokenizer is None:
         assert output_len is not None, "checked before"
+        if len(prompt.encode()) < FEWEST_TOKENS:  # a token is a byte at least
+            return TOO_SHORT, None
         return "", Row(output_len, text=prompt)
     num_prompt = len(tokenizer.encode(prompt))
-    num_output = output_len if output_len is not None else len(tokenizer.encode(reply or ""))
+    num_output = output_len if output_len is not None else len(tokenizer.encode(reply))
     if num_prompt < FEWEST_TOKENS or (output_len is None and num_output < FEWEST_TOKENS):
-        return f"with fewer than {FEWEST_TOKENS} tokens of prompt or output", None
+        return TOO_SHORT, None
     if context_len is not None and num_prompt + num_output > context_len:
         return f"longer than {context_len:,} tokens", None
     return "", Row(num_output, text=prompt)
