@@ -68,15 +68,16 @@ def run(args: argparse.Namespace) -> int:
     output_dir = data_dir / PLOTS if args.output_dir is None else Path(args.output_dir)
     chosen = choose(data_dir, args.benchmark_name, args.num_devices)
     now = Provenance.now()
+    figures = five_figures(chosen.benchmarks, now)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        for file, figure in five_figures(chosen.benchmarks, now).items():
+        for file, figure in figures.items():
             save(figure, output_dir / file)
-            print(output_dir / file)
         (output_dir / TEXT).write_text(summary_text(chosen, data_dir, output_dir, now), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--output-dir {output_dir} cannot be written: {error.strerror}") from None
-    print(output_dir / TEXT)
+    for file in (*figures, TEXT):
+        print(output_dir / file)
     for sentence in chosen.left_out:
         print(f"left out: {sentence}", file=sys.stderr)
     return 0
