@@ -45,6 +45,7 @@ class CachingDriver(VirtualDriver):
     machine: Machine = field(default_factory=Machine)
     caches: bool = True
     path_s: float = 0.0
+    factor: float = 1.0
     pages: set[bytes] = field(default_factory=set)
 
     def _play(self, planned: list[Planned], load: Load) -> list[Record]:
@@ -52,7 +53,7 @@ class CachingDriver(VirtualDriver):
         for one in planned:
             found = self._found(one)
             computed_s = (one.num_prompt_tokens - found) * PROMPT_TOKEN_S + self.path_s
-            first_s = now_s + self.machine.takes(computed_s)
+            first_s = now_s + self.machine.takes(computed_s * self.factor)
             arrivals = tuple(first_s + TOKEN_S * n for n in range(one.request.max_new_tokens))
             record = self._record(one, now_s, now_s, arrivals)
             if record.outcome is Outcome.OK:
@@ -91,11 +92,13 @@ class Emptied:
 
 @dataclass
 class Site:
-    """Every server that settings may name: by URL, or with --cache none."""
+    """Every server that settings may name: by URL, or with --cache none. Each start of one is faster or
+    slower than the others by `luck`."""
 
     machine: Machine = field(default_factory=Machine)
     backend: str = "prefixlab"
     path_s: float = 0.0
+    luck: float = 0.0
     drivers: dict[str, CachingDriver] = field(default_factory=dict)
 
     @contextmanager
@@ -106,6 +109,8 @@ class Site:
         driver = self.drivers.setdefault(
             url, CachingDriver(machine=self.machine, caches=not off, path_s=path_s)
         )
+        driver.factor = self.machine.rng.normal(1.0, self.luck) if self.luck else 1.0
+        driver.pages.clear()
         fields: dict[str, Any] = {"expects_miss": "the cache shares nothing"} if off else {}
         yield Endpoint(
             **{

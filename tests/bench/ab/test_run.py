@@ -271,3 +271,22 @@ def test_an_interrupt_keeps_the_rounds_before_it(tmp_path: Path) -> None:
     assert not any(run.finished for run in find_runs(tmp_path))
     again = take(site, AbConfig(rounds=12), folder=tmp_path)
     assert again.num_rounds == 12 and not again.broken_off
+
+
+def test_servers_started_anew_show_what_two_processes_differ_by_chance(tmp_path: Path) -> None:
+    """Each start of a server is faster or slower by some percent, as processes are."""
+    site = Site(Machine(noise=0.002), luck=0.04)
+    lucky = take(site, AbConfig(rounds=60), folder=tmp_path / "once")
+    once = first(lucky, CODE_PATH)
+    turns = take(
+        Site(Machine(noise=0.002), luck=0.04), AbConfig(rounds=60, restart_every=6), folder=tmp_path / "ten"
+    )
+    found = first(turns, CODE_PATH)
+    assert turns.num_rounds == 60 and found.method == "10 pairs of repeats"
+    assert once.low is not None and once.high is not None and once.high - once.low < 0.01
+    assert found.low is not None and found.high is not None
+    assert found.low <= 0 <= found.high and found.high - found.low > 0.02
+    assert any("--restart-every" in note for note in notes(turns))
+    assert [result.check.hit_rate for result in turns.results] == [0.5, 0.0, 0.0]
+    with pytest.raises(ConfigError, match="leave out --no-run-dir"):
+        take(Site(), AbConfig(restart_every=6))

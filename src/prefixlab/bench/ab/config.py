@@ -47,6 +47,12 @@ class AbConfig:
         f"requests of an arm in each of its turns (default: {TURNS_AT_LOW_LOAD} of a closed loop of one, "
         f"{WAVES} for each slot of a wider one, {OPEN_LOOP_CHUNK} in open loop)",
     )
+    restart_every: int | None = setting(
+        None,
+        "start embedded engines anew after so many rounds, and take each start for one pair: two processes "
+        "of one engine may differ by some percent, and only that shows by how much",
+        metavar="ROUNDS",
+    )
     duration: float | None = setting(
         None, "begin no new round after so many seconds of measured requests", metavar="SECONDS"
     )
@@ -63,7 +69,7 @@ class AbConfig:
     )
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "chunk", "max_rounds"):
+        for name in ("rounds", "chunk", "max_rounds", "restart_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, not {value}")

@@ -70,11 +70,18 @@ def answer(
     *,
     open_loop: bool,
     seed: int,
+    per_start: int | None = None,
 ) -> Answered:
-    """`rounds`: of each arm a table for each round that all arms ended."""
+    """
+    Args:
+        rounds: of each arm a table for each round that all arms ended.
+        per_start: rounds between one start of the servers and the next, if they were started anew.
+    """
     a, b = rounds[question.a], rounds[question.b]
+    size = per_start or max(1, len(a))
+    starts = [slice(begin, begin + size) for begin in range(0, len(a), size)]
     return Answered(
-        question, tuple(_differ(figure, a, b, open_loop=open_loop, seed=seed) for figure in figures)
+        question, tuple(_differ(figure, a, b, starts, open_loop=open_loop, seed=seed) for figure in figures)
     )
 
 
@@ -86,26 +93,28 @@ def half_width(difference: Difference) -> float | None:
 
 
 def _differ(
-    figure: Figure, a: Sequence[RecordTable], b: Sequence[RecordTable], *, open_loop: bool, seed: int
+    figure: Figure,
+    a: Sequence[RecordTable],
+    b: Sequence[RecordTable],
+    starts: Sequence[slice],
+    *,
+    open_loop: bool,
+    seed: int,
 ) -> Difference:
+    """A round is too short to have figures of its own: blocks of pairs say how sure the whole is, or figures
+    of what came between two starts of the servers."""
     paired = True
     if figure.what in THROUGHPUTS:
-        one, other = _throughput(figure, a), _throughput(figure, b)
+        one, other = _throughput(figure, a, starts), _throughput(figure, b, starts)
     else:
-        pools = [RecordTable.pool(side) for side in (a, b)]
-        both = set(_answered(pools[0])) & set(_answered(pools[1]))
-        kept = [
-            pool.select(np.array([name in both for name in pool.request_id], dtype=np.bool_))
-            for pool in pools
-        ]
-        found = samples_of_pairs(figure, [kept[0]], [kept[1]], open_loop=open_loop)
+        kept = [_answered_by_both(a[start], b[start]) for start in starts]
+        sides = [pair[0] for pair in kept], [pair[1] for pair in kept]
+        found = samples_of_pairs(figure, *sides, open_loop=open_loop)
         paired = found is not None
         one, other = found or (
-            sample_of(figure, [kept[0]], open_loop=open_loop),
-            sample_of(figure, [kept[1]], open_loop=open_loop),
+            sample_of(figure, sides[0], open_loop=open_loop),
+            sample_of(figure, sides[1], open_loop=open_loop),
         )
-        # A round is too short to have figures of its own: blocks of pairs say how sure the whole is.
-        one, other = Sample(one.whole), Sample(other.whole)
     return differ(
         figure.key,
         one,
@@ -117,18 +126,29 @@ def _differ(
     )
 
 
+def _answered_by_both(a: Sequence[RecordTable], b: Sequence[RecordTable]) -> tuple[RecordTable, RecordTable]:
+    one, other = RecordTable.pool(a), RecordTable.pool(b)
+    both = set(_answered(one)) & set(_answered(other))
+
+    def kept(table: RecordTable) -> RecordTable:
+        return table.select(np.array([name in both for name in table.request_id], dtype=np.bool_))
+
+    return kept(one), kept(other)
+
+
 def _answered(table: RecordTable) -> list[str]:
     rows = table.ok & (table.num_arrivals > 0)
     return [name for name, ok in zip(table.request_id, rows.tolist(), strict=True) if ok]
 
 
-def _throughput(figure: Figure, rounds: Sequence[RecordTable]) -> Sample:
+def _throughput(figure: Figure, rounds: Sequence[RecordTable], starts: Sequence[slice]) -> Sample:
     """Work over time, a pair being a round: within one nothing is steady."""
     done, taken_s = (np.array(values, dtype=np.float64) for values in zip(*map(_work, rounds), strict=True))
     column = list(THROUGHPUTS).index(figure.what)
     work: FloatArray = done[:, column]
-    of_each = [Ratio(work[n : n + 1], taken_s[n : n + 1]) for n in range(len(rounds))]
-    return Sample(Ratio(work, taken_s), of_each if len(rounds) < FEWEST_VALUES else ())
+    if len(starts) == 1 and len(rounds) < FEWEST_VALUES:  # too few for blocks
+        starts = [slice(number, number + 1) for number in range(len(rounds))]
+    return Sample(Ratio(work, taken_s), [Ratio(work[start], taken_s[start]) for start in starts])
 
 
 def _work(table: RecordTable) -> tuple[tuple[float, ...], float]:

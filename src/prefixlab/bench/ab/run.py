@@ -23,7 +23,7 @@ from prefixlab.bench.compare.bootstrap import FEWEST_VALUES
 from prefixlab.bench.metrics.point import PointResult
 from prefixlab.bench.metrics.windows import duration_s
 from prefixlab.bench.records.record import Outcome
-from prefixlab.bench.records.run_dir import RunDir
+from prefixlab.bench.records.run_dir import SEGMENTS, RunDir
 from prefixlab.bench.records.table import CODE, RecordTable
 from prefixlab.bench.runs import files
 from prefixlab.bench.runs.checks import check_point
@@ -36,6 +36,9 @@ from prefixlab.core.errors import ConfigError, TargetError
 LOOK_AGAIN = 1.1
 """--until-ci is looked at again after a tenth more rounds, at the end of a block of the schedule: each look
 costs, and is a chance to be lucky."""
+
+FEWEST_STARTS = 5
+"""Of servers, before --until-ci believes that it knows how much they differ."""
 
 
 @dataclass
@@ -77,7 +80,14 @@ class Turns:
         figures = self.config.figures[:num_figures]
         open_loop = any(arm.config.load.open_loop for arm in self.arms)
         return [
-            answer(question, self.rounds, figures, open_loop=open_loop, seed=self.seed)
+            answer(
+                question,
+                self.rounds,
+                figures,
+                open_loop=open_loop,
+                seed=self.seed,
+                per_start=self.config.restart_every,
+            )
             for question in questions(self.arms)
         ]
 
@@ -125,6 +135,36 @@ def take_turns(
         KeyboardInterrupt: interrupted before a round was ended.
     """
     turns = Turns(config, arms, list(notes))
+    up_to = _rounds_of_this_start(config, arms, folder)
+    while not turns.results:
+        _with_servers(turns, up_to, list(notes), open_endpoint, make_tokenizer, folder, watcher)
+        up_to += config.restart_every or 0
+    return turns
+
+
+def _rounds_of_this_start(config: AbConfig, arms: Sequence[Arm], folder: Path | None) -> int:
+    """After how many rounds the servers are to be started anew, or all is over."""
+    if config.restart_every is None:
+        return config.most_rounds
+    if folder is None:
+        raise ConfigError("--restart-every goes on from the run's folder: leave out --no-run-dir")
+    if not all(arm.config.target.is_embedded for arm in arms):
+        raise ConfigError("--restart-every is for embedded engines: other servers are not ours to start")
+    done = len(list((folder / arms[0].name / SEGMENTS).glob("*.json")))
+    return (done // config.restart_every + 1) * config.restart_every
+
+
+def _with_servers(
+    turns: Turns,
+    up_to: int,
+    notes: list[str],
+    open_endpoint: OpenEndpoint,
+    make_tokenizer: MakeTokenizer,
+    folder: Path | None,
+    watcher: Watcher,
+) -> None:
+    """From one start of the servers to the next. Rounds that the folder holds are only read."""
+    arms = turns.arms
     with ExitStack() as resources:
         servers: dict[str, Endpoint] = {}
         for arm in arms:
@@ -134,15 +174,15 @@ def take_turns(
                 except (ConfigError, TargetError) as error:
                     raise type(error)(f"arm {arm.name}: {error}") from None
         of_each = [servers[same_server(arm.config)] for arm in arms]
-        turns.notes += _notes(arms, of_each)
+        turns.notes = [*notes, *_notes(arms, of_each)]
         runners = _runners(arms, of_each, make_tokenizer, folder, watcher, resources)
-        _until_enough(turns, runners)
-        if not turns.num_rounds:
+        _until_enough(turns, runners, up_to)
+        if turns.broken_off and not turns.num_rounds:
             if turns.gone is not None:
                 raise TargetError(turns.gone)
             raise KeyboardInterrupt
-        turns.results = [runner.over(broken_off=turns.broken_off) for runner in runners]
-    return turns
+        if turns.why_ended:
+            turns.results = [runner.over(broken_off=turns.broken_off) for runner in runners]
 
 
 def _runners(
@@ -185,10 +225,11 @@ def _runners(
     return runners
 
 
-def _until_enough(turns: Turns, runners: Sequence[_Runner]) -> None:
-    turns.rounds = [[] for _ in runners]
+def _until_enough(turns: Turns, runners: Sequence[_Runner], up_to: int) -> None:
+    """Or until `up_to` rounds are over: then nothing says why it ended."""
+    turns.rounds, turns.orders = [[] for _ in runners], []
     enough = _Enough(turns)
-    for number in range(turns.config.most_rounds):
+    for number in range(min(up_to, turns.config.most_rounds)):
         turns.orders.append(order(number, len(runners), turns.seed))
         for place in turns.orders[-1]:
             _take_turn(turns, runners[place])
@@ -201,7 +242,8 @@ def _until_enough(turns: Turns, runners: Sequence[_Runner]) -> None:
         if why := enough.why():
             turns.why_ended = why
             return
-    turns.why_ended = f"{turns.num_rounds} rounds are over"
+    if turns.num_rounds == turns.config.most_rounds:
+        turns.why_ended = f"{turns.num_rounds} rounds are over"
 
 
 def _take_turn(turns: Turns, runner: _Runner) -> None:
@@ -233,6 +275,9 @@ class _Enough:
         whole_blocks = is_balanced(turns.num_rounds, len(turns.arms))
         if config.until_ci is None or not whole_blocks or num_requests < FEWEST_VALUES:
             return ""
+        every = config.restart_every
+        if every is not None and (turns.num_rounds % every or turns.num_rounds < FEWEST_STARTS * every):
+            return ""  # what starts differ by is not known yet
         if turns.num_rounds < self._look_at:
             return ""
         self._look_at = turns.num_rounds * LOOK_AGAIN
@@ -252,6 +297,11 @@ def _notes(arms: Sequence[Arm], servers: Sequence[Endpoint]) -> list[str]:
                 f"{server.url} cannot be told to miss: prompts of the arm miss are as long as the others, "
                 "and share nothing"
             )
+    if len({server.url for server in servers}) > 1:
+        notes.append(
+            "arms of different servers: what differs between two processes by chance is in the differences, "
+            "and only in the intervals where they were started several times (--restart-every)"
+        )
     urls = [server.url for server in servers]
     if len(set(urls)) < len(urls):
         notes.append(
