@@ -261,3 +261,18 @@ def test_a_server_that_tells_its_ranks_tells_its_devices(
 ) -> None:
     fake_server.behaviour.info = info
     assert native_facts(fake_server).num_devices == num_devices
+
+
+def test_a_server_that_is_stuck_is_not_waited_for_long_for_its_metrics() -> None:
+    waits_s = []
+
+    def stuck(asked: httpx.Request) -> httpx.Response:
+        waits_s.append(asked.extensions["timeout"]["read"])
+        raise httpx.ReadTimeout("too late", request=asked)
+
+    with (
+        httpx.Client(base_url="http://x", timeout=40.0, transport=httpx.MockTransport(stuck)) as client,
+        pytest.raises(TargetError),
+    ):
+        NativeControl(client).metrics_text()
+    assert waits_s == [5.0]

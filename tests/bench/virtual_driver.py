@@ -30,6 +30,7 @@ class VirtualDriver:
         hanging: requests of a run that is killed which do not end before it.
         kernel_stamps: what records say of their times.
         num_cached_tokens: what every answer reports.
+        tokens_per_word: the server counts so many for each token planned.
         runs: the plans it was given, with their loads.
     """
 
@@ -39,6 +40,7 @@ class VirtualDriver:
     hanging: frozenset[str] = frozenset()
     kernel_stamps: bool = False
     num_cached_tokens: int = 0
+    tokens_per_word: int = 1
     stop_after: int | None = None
     die_after: int | None = None
     runs: list[tuple[list[Planned], Load]] = field(default_factory=list)
@@ -99,7 +101,7 @@ class VirtualDriver:
             arrivals_s=() if failed else arrivals,
             arrival_counts=() if failed else (1,) * len(arrivals),
             last_s=arrivals[-1],
-            num_prompt_tokens=one.num_prompt_tokens,
+            num_prompt_tokens=one.num_prompt_tokens * self.tokens_per_word,
             num_cached_tokens=self.num_cached_tokens,
             failure=self.failure if failed else None,
             error="it broke" if failed else None,

@@ -393,7 +393,7 @@ def test_a_dry_run_says_what_would_be_sent(capsys: pytest.CaptureFixture[str]) -
 def test_chat_needs_no_tokenizer(fake_server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--backend", "openai-chat", "--max-concurrency", "4"]
     assert serve(fake_server, *SMALL, *words) == 0
-    assert "prompt lengths are about as asked" in capsys.readouterr().out
+    assert "prompts in words are not as long as asked" in capsys.readouterr().out
 
 
 def test_prompts_of_a_file_are_sent(fake_server: FakeServer) -> None:

@@ -76,7 +76,9 @@ CLOSED = "for more than 5% of the time fewer requests were in flight than asked 
 @pytest.mark.parametrize(
     ("lags_s", "open_loop", "words"),
     [
-        ([0.0001] * 98 + [0.02] * 2, True, OPEN),
+        ([0.0001] * 95 + [0.02] * 5, True, OPEN),
+        ([0.0001] * 96 + [0.02] * 4, True, None),  # a handful
+        ([0.0001] * 4980 + [0.02] * 60, True, OPEN),
         ([0.0001] * 99 + [0.02], True, None),  # the worst hundredth begins there
         ([0.0001] * 98 + [0.02] * 2, False, None),  # 0.05 s of 4 slots x 10 s
         ([0.005] * 399, False, None),
@@ -93,6 +95,15 @@ def test_lateness_matters_on_the_schedule_in_open_loop_and_as_idle_slots_in_clos
     health.send_lag_s.extend(lags_s)
     notes = client_notes(health, open_loop=open_loop)
     assert [note.startswith(words or "") for note in notes] == ([True] if words else [])
+
+
+@pytest.mark.parametrize(("cpu_s", "words"), [(15.0, "it is overloaded"), (0.6, "it was late, though")])
+def test_a_client_whose_core_was_idle_was_late_and_not_overloaded(cpu_s: float, words: str) -> None:
+    health = ClientHealth(stamps="kernel", num_workers=1, peak_in_flight=4, wall_s=20.0, cpu_s=cpu_s)
+    health.send_lag_s.record(0.02, 1000)
+    for open_loop in (True, False):
+        (note,) = client_notes(health, open_loop=open_loop)
+        assert words in note
 
 
 def test_machines_whose_clocks_agree_are_not_worth_a_word() -> None:

@@ -5,6 +5,7 @@ import pytest
 from prefixlab.bench.loadgen.health import ClientHealth
 from prefixlab.bench.metrics.point import evaluate
 from prefixlab.bench.metrics.summary import as_result_keys
+from prefixlab.bench.records.record import Outcome, Record
 from prefixlab.bench.records.table import RecordTable
 from tests.bench.helpers import ok_record
 from tests.bench.points import a_point, a_run, settings_of
@@ -71,3 +72,14 @@ def test_answers_without_a_token_are_counted_and_noted() -> None:
     assert as_result_keys(result.metrics)["completed_empty"] == 2
     assert any(note.startswith("2 of 3 successful requests brought no token") for note in result.notes)
     assert not any("no token" in note for note in a_point().notes)
+
+
+def test_a_client_is_not_late_for_requests_that_were_refused_at_once() -> None:
+    refused = [
+        Record(f"r{i}", Outcome.FAILED, 0.0, sent_s=0.0, last_s=0.001, http_status=422, error="no")
+        for i in range(50)
+    ]
+    health = ClientHealth(stamps="kernel", peak_in_flight=4, wall_s=0.05)
+    health.send_lag_s.record(0.01, 50)
+    assert evaluate(settings_of(), [RecordTable.of(refused)], health).notes == ()
+    assert evaluate(settings_of(), [a_run()], health).notes

@@ -132,8 +132,10 @@ def test_requests_waiting_for_a_slot_are_queued() -> None:
 
 
 def test_the_busiest_second_is_counted_from_the_first_request() -> None:
-    records = [ok_record("a", intended_s=0.5, arrivals_s=[1.0, 1.4, 1.6], counts=[1, 4, 2])]
+    records = [ok_record("a", intended_s=0.5, arrivals_s=[1.0, 1.4, 1.6, 2.5], counts=[1, 4, 2, 1])]
     assert summarise(records, 1).peak_output_throughput == 5.0
+    short = [ok_record("a", intended_s=0.5, arrivals_s=[1.0, 1.4, 1.6], counts=[1, 4, 2])]
+    assert summarise(short, 1).peak_output_throughput is None, "no second is over that could be a peak"
     assert summarise([Record("u", Outcome.UNSENT, 0.0)], 1).peak_output_throughput is None
 
 

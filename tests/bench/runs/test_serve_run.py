@@ -13,7 +13,7 @@ import pytest
 from prefixlab.bench.config.dataset import DatasetConfig, SamplingConfig
 from prefixlab.bench.config.load import LoadConfig
 from prefixlab.bench.config.serve import RequestConfig, ServeConfig
-from prefixlab.bench.config.sharing import HitRateConfig
+from prefixlab.bench.config.sharing import HitRateConfig, PrefixRepetitionConfig
 from prefixlab.bench.ledger.check import Verdict
 from prefixlab.bench.metrics.point import PointResult
 from prefixlab.bench.records.record import Failure, Outcome
@@ -567,6 +567,28 @@ def test_on_chat_without_a_tokenizer_prompts_are_words_and_the_report_says_so() 
     assert result.check.verdict is Verdict.UNCHECKED
     assert result.check.words == "not checked: prompts are text"
     assert not any("--page-size" in note for note in shown_notes(result))
+
+
+def test_words_that_are_far_from_the_length_asked_for_are_not_said_to_be_about_it() -> None:
+    server = Server(VirtualDriver(tokens_per_word=5), backend="openai-chat")
+    notes = ServeRun(server.endpoint(wording=WordWording()), settings()).run().notes
+    assert any(note.startswith("prompt lengths: 40.0 tokens asked for on average, 200.0") for note in notes)
+    assert not any("about as asked" in note for note in notes)
+    assert any("give --tokenizer" in note for note in notes)
+
+
+def test_a_workload_that_says_itself_why_it_is_smaller_is_not_blamed_on_arrivals() -> None:
+    dataset = DatasetConfig(dataset_name="prefix_repetition", num_prompts=10)
+    shape = PrefixRepetitionConfig(
+        prefix_repetition_num_prefixes=3,
+        prefix_repetition_prefix_len=8,
+        prefix_repetition_suffix_len=8,
+        prefix_repetition_output_len=4,
+    )
+    config = replace(settings(max_concurrency=None), dataset=dataset, prefix_repetition=shape)
+    notes = ServeRun(Server().endpoint(), config).run().notes
+    assert any("9 requests rather than 10" in note for note in notes)
+    assert not any("--num-prompts" in note for note in notes)
 
 
 def test_where_the_page_size_is_not_known_the_notes_say_how_to_name_it() -> None:

@@ -15,6 +15,7 @@ from prefixlab.bench.doctor.client_notes import (
     MAX_IDLE_SHARE,
     MAX_MERGED_SHARE,
     MAX_SEND_LAG_S,
+    send_lag_s,
     slot_time_s,
 )
 from prefixlab.bench.doctor.diagnosis import Check, Status, by_limits
@@ -65,7 +66,7 @@ def _lag(health: ClientHealth, *, open_loop: bool) -> Check:
         lag_s = health.send_lag_s.quantile(0.99) if health.send_lag_s.count else 0.0
         return Check(
             name="client lag",
-            status=by_limits(lag_s, MAX_SEND_LAG_S, BAD_SEND_LAG_S),
+            status=by_limits(send_lag_s(health), MAX_SEND_LAG_S, BAD_SEND_LAG_S),
             figure=f"{lag_s * 1e3:.2f} ms late at p99 through the client's own fault",
             limit=f"{MAX_SEND_LAG_S * 1e3:g} ms",
             distorts="latency from the schedule includes it",

@@ -21,6 +21,8 @@ FEWEST_TOGETHER = 100
 """Reads of pieces that came together that are worth a word."""
 MAX_SEND_LAG_S = 0.005
 """In open loop, at p99. Latency from the schedule includes the lag, latency from sending does not."""
+FEWEST_LATE = 5
+"""Requests that left late: of a small run, one alone is more than 1 %."""
 MAX_IDLE_SHARE = 0.05
 """In closed loop, where latency is from sending: of the time that slots were there to be used."""
 MAX_CLOCK_ERROR_S = 0.005
@@ -41,15 +43,15 @@ def client_notes(health: ClientHealth, *, open_loop: bool) -> list[str]:
         notes.append(
             "the wall clock was set during the run: around that, arrival times are of the client's reads"
         )
-    if open_loop and health.send_lag_s.count and health.send_lag_s.quantile(0.99) > MAX_SEND_LAG_S:
+    if open_loop and send_lag_s(health) > MAX_SEND_LAG_S:
         notes.append(
             f"more than 1% of requests left over {MAX_SEND_LAG_S * 1e3:g} ms late through the client's own "
-            "fault: it is overloaded"
+            f"fault: {_why_late(health)}"
         )
     if not open_loop and health.send_lag_s.total > MAX_IDLE_SHARE * slot_time_s(health):
         notes.append(
             f"for more than {MAX_IDLE_SHARE:.0%} of the time fewer requests were in flight than asked for, "
-            "through the client's own fault: it is overloaded"
+            f"through the client's own fault: {_why_late(health)}"
         )
     if health.cap_is_shared:
         notes.append(
@@ -72,6 +74,20 @@ def _merged_notes(health: ClientHealth) -> list[str]:
     if health.num_merged_reads < FEWEST_TOGETHER:
         return []
     return [f"{share}: the client was in time, so the server or the network sent them together"]
+
+
+def send_lag_s(health: ClientHealth) -> float:
+    """What more than 1 % of requests, and at least FEWEST_LATE of them, left late by, or more."""
+    count = health.send_lag_s.count
+    if count < FEWEST_LATE:
+        return 0.0
+    return health.send_lag_s.quantile(min(0.99, 1 - (FEWEST_LATE - 0.5) / count))
+
+
+def _why_late(health: ClientHealth) -> str:
+    if health.cpu_s > MAX_CPU_SHARE * health.wall_s:
+        return "it is overloaded"
+    return "it was late, though its core was idle for the most part: something else had the machine"
 
 
 def slot_time_s(health: ClientHealth) -> float:

@@ -55,7 +55,7 @@ def _saturation(result: PointResult) -> Check:
     judged = result.saturation
     untold = judged is None or judged.untold
     status = Status.UNKNOWN if untold else Status.BAD if result.saturated else Status.FINE
-    figure = "too few requests to tell" if judged is None else str(judged)
+    figure = "cannot tell: too few requests" if judged is None else str(judged)
     return Check(
         name="saturation",
         status=status,

@@ -28,6 +28,7 @@ from prefixlab.bench.metrics.saturation import Saturation, saturation
 from prefixlab.bench.metrics.summary import Metrics, check_complete, fold
 from prefixlab.bench.records.table import RecordTable
 from prefixlab.bench.traces.fidelity import Fidelity
+from prefixlab.core.histogram import Histogram
 
 LATENCIES = ("ttft", "tpot", "itl", "e2el")
 """What `--percentile-metrics` may name; a point shows those its settings select."""
@@ -149,6 +150,8 @@ def evaluate(
             f"{metrics.num_empty:,} of {metrics.ok:,} successful requests brought no token: they count in "
             "request throughput and have no latency"
         )
+    # where nothing succeeded there are no figures that lateness could distort
+    told = health if metrics.ok else replace(health, send_lag_s=Histogram())
     found = _within(table, settings) | _over_repeats(folded)
     return PointResult(
         settings=settings,
@@ -159,7 +162,7 @@ def evaluate(
         saturation=judged,
         check=check_cache(table),
         health=health,
-        notes=tuple(dict.fromkeys((*warned, *notes, *client_notes(health, open_loop=settings.open_loop)))),
+        notes=tuple(dict.fromkeys((*warned, *notes, *client_notes(told, open_loop=settings.open_loop)))),
         interrupted=interrupted,
     )
 

@@ -26,6 +26,9 @@ FULL = 0.9
 RAMP = 1 / 3
 """Of the time of an open loop's arrivals, in which it fills an empty server."""
 
+FEWEST_SECONDS = 2
+"""From which on there is a busiest one."""
+
 _BLOCK = 1 << 22
 
 
@@ -105,13 +108,17 @@ def levels(start_s: FloatArray, end_s: FloatArray) -> tuple[FloatArray, npt.NDAr
 
 
 def busiest_second(table: RecordTable) -> float | None:
-    """Most output tokens within one second, in seconds counted from the first request of each segment."""
+    """Most output tokens within one second, in seconds counted from the first request of each segment. None
+    of segments of less than two: what a second holds that is not over may be less than the mean."""
     most = None
     for _, rows in each_segment(table):
         timed = rows & table.ok & (table.num_arrivals > 0)
-        if timed.any():
-            start_s = float(table.sent_s[timed].min())
-            num_seconds = int(table.last_arrival_s[timed].max() - start_s) + 1
+        if not timed.any():
+            continue
+        start_s = float(table.sent_s[timed].min())
+        long_s = float(table.last_arrival_s[timed].max()) - start_s
+        if long_s >= FEWEST_SECONDS:
+            num_seconds = int(long_s) + 1
             tokens = tokens_by_slice(table, timed, Window(0, start_s, start_s + num_seconds), num_seconds)
             most = max(most or 0.0, float(tokens.max()))
     return most

@@ -14,6 +14,7 @@ import platform
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
@@ -169,7 +170,9 @@ def _server_metrics(folder: RunDir, endpoint: Endpoint, when: str) -> list[str]:
     try:
         text = endpoint.control.metrics_text()
     except TargetError as error:
-        return [f"no metrics-{when}.txt: {error}"]
+        missing = f"no metrics-{when}.txt: {error}"
+        sys.stderr.write(f"{missing}\n")
+        return [missing]
     if text is not None:
         folder.write_text(f"metrics-{when}.txt", text)
     return []

@@ -35,6 +35,9 @@ from prefixlab.bench.targets.several import SeveralEndpoints
 from prefixlab.bench.traces.fidelity import Fidelity, fidelity_of
 from prefixlab.core.clock import wall_time_label
 
+ABOUT = 0.2
+"""Of the tokens asked for: so far off they may be as the server counts prompts in words."""
+
 
 @dataclass(frozen=True)
 class Stretch:
@@ -253,6 +256,8 @@ def _workload_notes(run: Measured) -> list[str]:
         notes.append(f"prompts made of {run.asker.wording.vocabulary.describe()}")
     if asked is None or run.planned.num_requests >= asked:
         return notes
+    if workload.made_up is not None and not run.config.load.ends_by_itself:
+        return notes  # whoever made it up says why there are no more
     why = run.config.load.arrivals() or "the data set"
     few = f"{run.planned.num_requests:,} of --num-prompts {asked:,} arrive: {why} end before"
     if workload.recorded is not None:
@@ -264,8 +269,15 @@ def _result_notes(run: Measured, result: PointResult) -> list[str]:
     table, workload = result.table, run.planned.workload
     about = workload.made_up is not None and not run.asker.wording.is_exact
     notes = delivery_notes(table, ignore_eos=run.endpoint.ignore_eos)
-    if about and (table.num_prompt_tokens[table.ok] >= 0).any():
-        notes.append("prompt lengths are about as asked; the figures are the server's count")
+    counted_tokens = int(table.num_prompt_tokens[told := table.ok & (table.num_prompt_tokens >= 0)].sum())
+    if about and told.any():
+        asked = int(table.planned_prompt_tokens[told].sum())
+        near = abs(counted_tokens - asked) <= ABOUT * asked
+        notes.append(
+            "prompt lengths are about as asked; the figures are the server's count"
+            if near
+            else "prompts in words are not as long as asked, by the server's count: give --tokenizer"
+        )
     unsent = int((table.outcome == CODE[Outcome.UNSENT]).sum())
     live = workload.sketches is not None and workload.sketches.continues is not None
     if live and (broken := num_behind_failures(table)):

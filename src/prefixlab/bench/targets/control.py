@@ -26,6 +26,8 @@ IDLE_WAIT_S = 30.0
 NUM_FLUSH_ATTEMPTS = 3
 FLUSH_RETRY_WAIT_S = 1.0
 """Between attempts: a server that cannot wait for idle refuses at once."""
+METRICS_TIMEOUT_S = 5.0
+"""Metrics wait for nothing: a server that does not tell them is stuck."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ class _OverHttp:
 
     def metrics_text(self) -> str | None:
         """See Control."""
-        response = request(self._client, "GET", "/metrics")
+        response = request(self._client, "GET", "/metrics", timeout_s=METRICS_TIMEOUT_S)
         return response.text if response.is_success else None
 
 

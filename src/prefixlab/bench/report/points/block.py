@@ -130,7 +130,7 @@ def pacing(result: PointResult) -> str:
 def saturated_word(result: PointResult) -> str:
     """For open loop."""
     if result.saturation is None:
-        return "too few requests to tell"
+        return "cannot tell: too few requests"
     if result.saturation.untold:
         return str(result.saturation)
     return "yes" if result.saturation.saturated else "no"

@@ -60,7 +60,8 @@ def points_table(results: Sequence[PointResult]) -> Table:
     for result in results:
         cells = [_cell(result.settings.swept.get(name)) for name in swept] + _figures(result)
         if any_open:
-            cells.append({True: "[red]yes[/]", False: "no", None: ""}[_saturated(result)])
+            unknown = "cannot tell" if result.settings.open_loop else ""
+            cells.append({True: "[red]yes[/]", False: "no", None: unknown}[_saturated(result)])
         if any_hits:
             cells += _hit_cells(result)
         if any_goodput:
