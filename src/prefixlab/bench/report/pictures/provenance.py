@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from prefixlab import __version__
 from prefixlab.bench.report.environment import machine_name
+from prefixlab.bench.runs.files import command_line, git_commit
 from prefixlab.core.clock import wall_time_label
 
 COMMIT_LETTERS = 10
@@ -38,8 +39,6 @@ class Provenance:
     @classmethod
     def now(cls, words: Sequence[str] | None = None) -> Provenance:
         """Of what this process does. `words` as in sys.argv, which they are unless given."""
-        from prefixlab.bench.runs.files import command_line, git_commit
-
         command = command_line(sys.argv if words is None else words)
         return cls(wall_time_label(), machine_name(), f"prefixlab {__version__}", git_commit() or "", command)
 

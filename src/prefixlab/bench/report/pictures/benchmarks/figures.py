@@ -47,6 +47,7 @@ from prefixlab.bench.report.pictures.style import (
 )
 
 CONCURRENCY = "Concurrency Level (requests in flight)"
+PER_REQUEST = "Inter-token latency is the mean of each request here: gaps are not known of all."
 LONGEST_BESIDE = 28
 """Letters of a label for which there is room beside the axes."""
 _CLOSEST_TICKS = 0.045
@@ -104,10 +105,7 @@ def five_figures(benchmarks: Sequence[Benchmark], provenance: Provenance) -> dic
 def _over_concurrency(measure: _Measure, benchmarks: Sequence[Benchmark], provenance: Provenance) -> Figure:
     word = itl_word(benchmarks)
     key = measure.key.format(itl=word)
-    is_mean_of_request = key != measure.key and word == TPOT
-    notes = "Inter-token latency is the mean of each request here: gaps are not known of all." * (
-        is_mean_of_request
-    )
+    notes = PER_REQUEST if key != measure.key and word == TPOT else ""
     figure = _sheet(10, 6, measure.title, notes, benchmarks, provenance)
     axes = figure.subplots()
     dress(axes, "", CONCURRENCY, measure.label)

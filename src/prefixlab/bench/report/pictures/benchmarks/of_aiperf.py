@@ -78,15 +78,15 @@ def benchmarks_of_aiperf(path: Path) -> tuple[list[Benchmark], list[str]]:
 
 def _point(run: Run, concurrency: int) -> Point:
     figures, ends = dict(run.known), dict[str, Ends]()
-    per_user, interval = tokens_per_user([] if run.table is None else [run.table])
     if run.table is None:
-        per_user = _of_averages(run)
+        per_user, interval = _of_averages(run), None
+    else:
+        per_user, interval = tokens_per_user([run.table])
+        ends |= _ends(run.table)
     if per_user is not None:
         figures[TOKENS_PER_USER] = per_user
-    if run.table is not None:
-        if interval is not None:
-            ends[TOKENS_PER_USER] = (interval.low, interval.high)
-        ends |= _ends(run.table)
+    if interval is not None:
+        ends[TOKENS_PER_USER] = (interval.low, interval.high)
     return Point(
         concurrency=concurrency,
         source=run.source,
