@@ -73,3 +73,19 @@ def test_the_engine_is_ours_to_start_where_no_server_is_named() -> None:
 )
 def test_a_host_is_a_name_or_an_address_of_either_kind(host: str, url: str) -> None:
     assert TargetConfig(host=host).url == url
+
+
+@pytest.mark.parametrize(
+    ("backend", "endpoint", "meant"),
+    [
+        ("openai", "/v1/chat/completions", "openai-chat"),
+        ("vllm", "/v1/chat/completions", "openai-chat"),
+        ("openai-chat", "/v1/completions", "openai"),
+    ],
+)
+def test_a_path_that_takes_another_form_of_request_names_the_backend_to_give(
+    backend: str, endpoint: str, meant: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^--endpoint {endpoint} .* give --backend {meant}$"):
+        TargetConfig(base_url=URL, backend=backend, endpoint=endpoint)
+    TargetConfig(base_url=URL, backend=meant, endpoint=endpoint)

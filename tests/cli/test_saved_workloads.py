@@ -112,6 +112,19 @@ def test_what_the_cache_should_serve_is_found_anew_for_its_page_size(
     assert result["verdict"] == "consistent"
 
 
+def test_texts_that_were_counted_say_with_which_tokenizer_where_it_is_not_given_again(
+    fake_server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bodies_of(fake_server, "--backend", "openai-chat", *SHAREGPT, "--save-workload", "w.jsonl")
+    saved = ["--backend", "openai-chat", "--dataset-name", "saved", "--dataset-path", "w.jsonl"]
+    hint = "its texts were counted with --tokenizer byte: give it again"
+    assert hint not in capsys.readouterr().out
+    bodies_of(fake_server, *saved)
+    assert hint in capsys.readouterr().out
+    bodies_of(fake_server, *saved, *BYTES)
+    assert hint not in capsys.readouterr().out
+
+
 def test_saved_times_are_kept_with_a_fixed_schedule(fake_server: FakeServer) -> None:
     rate = ["--request-rate", "200", "--burstiness", "inf"]
     bodies_of(fake_server, *rate, *RANDOM, "--save-workload", "w.jsonl")

@@ -366,6 +366,11 @@ def test_options_of_a_data_set_are_refused_with_another_and_may_be_swept(
     assert ServeConfig.restore(json.loads(json.dumps(config.stored())), {}, {}) == config
 
 
+def test_a_hit_rate_in_percent_is_understood_and_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^--hit-rate must lie in \[0, 1\), not 70; did you mean 0\.7\?$"):
+        WORKLOADS["hit_rate"](hit_rate=70.0)
+
+
 @pytest.mark.parametrize("option", [{"result_dir": "d"}, {"result_filename": "x"}])
 def test_a_place_for_a_file_that_is_not_asked_for_is_refused(option: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="nothing is written there without --save-result"):

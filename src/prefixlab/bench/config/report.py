@@ -35,7 +35,10 @@ class ReportConfig:
     )
     metric_percentiles: str = setting("90,95,99", "percentiles to show and save", metavar="P,P,…")
     goodput: tuple[str, ...] = setting(
-        (), "objectives in milliseconds (ttft, tpot, e2el), as ttft:500 tpot:50", metavar="METRIC:MS"
+        (),
+        "objectives in milliseconds (ttft, tpot, e2el), as ttft:500 tpot:50; a sweep's point passes where at "
+        "least 99 % of its requests meet all",
+        metavar="METRIC:MS",
     )
     label: str | None = setting(
         None, "name at the front of result files and run directories", aliases=("--tag",)

@@ -119,7 +119,8 @@ class HitRateConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.hit_rate < 1:
-            raise ConfigError(f"--hit-rate must lie in [0, 1), not {self.hit_rate}")
+            meant = f"; did you mean {self.hit_rate / 100:g}?" if 1 < self.hit_rate < 100 else ""
+            raise ConfigError(f"--hit-rate must lie in [0, 1), not {self.hit_rate:g}{meant}")
         _at_least_one(self)
 
 

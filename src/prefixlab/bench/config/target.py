@@ -49,6 +49,11 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
+PATHS = {"openai-chat": "/chat/completions", "openai": "/v1/completions"}
+CHAT_AND_OTHERS = {"openai-chat": ("openai", "vllm"), "openai": ("openai-chat",)}
+"""Backend → others whose requests are of another form than what its path takes."""
+
+
 @dataclass(frozen=True)
 class TargetConfig:
     """The server to ask. Without any of base_url, host and port, an embedded engine is started and asked."""
@@ -144,6 +149,12 @@ class TargetConfig:
             self._check_host(self.host)
         if self.ray == "":
             raise ConfigError("--ray needs an address: auto, host:port or ray://host:port")
+        for backend, others in CHAT_AND_OTHERS.items():
+            if self.backend in others and (self.endpoint or "").endswith(PATHS[backend]):
+                raise ConfigError(
+                    f"--endpoint {self.endpoint} is not what --backend {self.backend} asks: give --backend "
+                    f"{backend}"
+                )
         if self.endpoint is not None and not re.fullmatch(r"/[!-~]*", self.endpoint):
             raise ConfigError(f"--endpoint must be a path such as /v1/completions, not {self.endpoint!r}")
         for address in self.kv_events:

@@ -31,7 +31,7 @@ from prefixlab.bench.traces.reading import read_trace
 from prefixlab.bench.workloads.files.conversations import holds_conversations, talks_workload
 from prefixlab.bench.workloads.files.custom import Row, choose_rows, read_rows
 from prefixlab.bench.workloads.files.messages import read_messages
-from prefixlab.bench.workloads.files.saved import saved_workload
+from prefixlab.bench.workloads.files.saved import saved_workload, tokenizer_of
 from prefixlab.bench.workloads.files.sharegpt import read_sharegpt
 from prefixlab.bench.workloads.generators.hit_rate import CacheSize, hit_rate_workload
 from prefixlab.bench.workloads.generators.lengths import Seen, Spread
@@ -139,6 +139,10 @@ def _saved(config: ServeConfig, count: int | None) -> Workload:
     workload = saved_workload(_path(config))
     if workload.offsets_s is not None and not config.load.fixed_schedule:
         note = "the file has times of its own, which --fixed-schedule sends at"
+        workload = replace(workload, notes=(*workload.notes, note))
+    in_words = not workload.rows_known and config.target.tokenizer is None
+    if in_words and (name := tokenizer_of(_path(config))) is not None:
+        note = f"its texts were counted with --tokenizer {name}: give it again, or hits cannot be checked"
         workload = replace(workload, notes=(*workload.notes, note))
     return workload if count is None else workload.first(count)
 

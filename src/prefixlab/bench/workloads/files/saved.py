@@ -157,6 +157,14 @@ def saved_workload(path: Path) -> Workload:
     return _read(path, status.st_mtime_ns, status.st_size)
 
 
+def tokenizer_of(path: Path) -> str | None:
+    """The --tokenizer that prompts of a file, in words, were counted with; None without one."""
+    lines = _Lines(path)
+    next(iter(lines), None)
+    name = lines.head.settings.get("target", {}).get("tokenizer")
+    return name if isinstance(name, str) else None
+
+
 @lru_cache(maxsize=4)
 def _read(path: Path, changed_ns: int, size: int) -> Workload:
     """Once for a file that has not changed: settings, checks and the run all ask for it."""
