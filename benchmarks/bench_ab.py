@@ -1,9 +1,9 @@
 """What the prefix cache of the embedded engine is worth, split into hits and code path, with intervals.
 
-Runs `prefixlab bench ab` as a user would: hit, forced miss and cache off in turns, one request at a time, half of
-each prompt shared. Engines are started anew every few rounds, so that what two processes of one engine differ by
-chance is in the intervals. Goes on until each interval of TTFT is within 3 %; a forced miss should cost what no
-cache costs, so 0 should lie inside the interval of the code path.
+Runs `prefixlab bench ab` as a user would: hit, forced miss and cache off in turns, one request at a time,
+half of each prompt shared. Engines are started anew every few rounds, so that what two processes of one
+engine differ by chance is in the intervals. Goes on until each interval of TTFT is within 3 %; a forced miss
+should cost what no cache costs, so 0 should lie inside the interval of the code path.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def main() -> None:
     print_table(
         ["prompt tokens", "worth of", "median TTFT, ms", "change", "95 % interval", "0 inside", "of"], table
     )
-    write_json(args.json, facts, results)
+    write_json(args.json, {"machine": facts, "results": results})
 
 
 if __name__ == "__main__":
