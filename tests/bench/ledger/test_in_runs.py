@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from rich.console import Console
 
 from prefixlab.bench.config.dataset import DatasetConfig
 from prefixlab.bench.config.load import LoadConfig
 from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.config.target import TargetConfig
-from prefixlab.bench.ledger.ledger import Ledger
+from prefixlab.bench.ledger.account import Account
+from prefixlab.bench.ledger.check import Verdict
+from prefixlab.bench.ledger.counters import ServerCounts
+from prefixlab.bench.ledger.ledger import Ledger, reconcile
+from prefixlab.bench.ledger.seen import Seen
+from prefixlab.bench.metrics.point import evaluate
 from prefixlab.bench.records.run_dir import RunDir
 from prefixlab.bench.report.points.block import point_block
 from prefixlab.bench.report.points.keys import result_keys
+from prefixlab.bench.report.points.table import point_table
+from prefixlab.bench.report.prefix_ratio import QUARTILES, RatioPoint, ratio_table, summary_keys
 from prefixlab.bench.runs.serve import ServeRun
 from prefixlab.bench.targets.endpoint import Endpoint, open_endpoint
 from prefixlab.core.errors import ConfigError
 from tests.bench.fake_server import FakeServer
+from tests.bench.points import a_point, settings_of
 
 
 @contextmanager
@@ -123,3 +134,30 @@ def test_events_that_do_not_come_are_a_note_and_nothing_else(fake_server: FakeSe
         result = ServeRun(endpoint, config).run()
     assert result.ledger is not None and result.ledger.is_consistent
     assert "no KV events from tcp://127.0.0.1:1: nobody answers there" in result.notes
+
+
+def test_a_result_a_table_and_a_list_name_the_ledgers_verdict_where_answers_alone_see_nothing() -> None:
+    table = a_point().table
+    told = replace(
+        table,
+        num_expected_cached_tokens=np.zeros(len(table), dtype=np.int64),
+        num_cached_tokens=np.zeros(len(table), dtype=np.int64),
+    )
+    point = evaluate(settings_of(percentiles=(*QUARTILES, 99.0)), [told], a_point().health)
+    sent = int(told.prompt_tokens.sum())
+    seen = Seen(counts=ServerCounts(prompt_tokens=2 * sent, cached_tokens=0), sent_tokens=sent)
+    ledger = reconcile(Account(table=told, check=point.check, seen=seen))
+    foreign = replace(point, ledger=ledger)
+
+    assert point.check.verdict is Verdict.CONSISTENT, "answers alone see nothing"
+    keys = result_keys(foreign)
+    assert keys["verdict"] == keys["ledger"]["verdict"] == "foreign traffic"
+    assert "more than this client sent" in keys["verdict_detail"]
+    console = Console(file=io.StringIO(), width=140)
+    console.print(point_table(foreign))
+    assert isinstance(console.file, io.StringIO)
+    assert "verdict: foreign traffic" in console.file.getvalue()
+    points = [RatioPoint(ServeConfig(), foreign)]
+    assert summary_keys(points)["cache_verdicts"] == ["foreign traffic"]
+    console.print(ratio_table(points))
+    assert "foreign" in console.file.getvalue().rpartition("Prefix ratios")[2]

@@ -119,6 +119,16 @@ class Ledger:
         }
 
 
+def verdict_word(check: CacheCheck, ledger: Ledger | None) -> str:
+    """The ledger's where there is one; else what answers alone say. Every report takes it from here."""
+    return str(check.verdict.value) if ledger is None else ledger.word
+
+
+def verdict_words(check: CacheCheck, ledger: Ledger | None) -> str:
+    """The same, and how far it reaches."""
+    return check.words if ledger is None else ledger.words
+
+
 def reconcile(account: Account) -> Ledger:
     """See the module."""
     verdict = account.check.verdict

@@ -17,6 +17,7 @@ import msgspec
 from prefixlab import __version__
 from prefixlab.bench.config.warm_cache import WarmCacheOptions
 from prefixlab.bench.ledger.check import CacheCheck
+from prefixlab.bench.ledger.ledger import Ledger
 from prefixlab.bench.metrics.summary import Metrics, as_result_keys
 from prefixlab.bench.report.environment import machine_name
 from prefixlab.bench.report.points.keys import cache_keys, client_keys
@@ -54,19 +55,19 @@ def warm_cache_row(run: PointRun, options: WarmCacheOptions, endpoint: Endpoint)
         "cold_start_detail": run.cold_start.detail,
         "salt": run.salt or None,
         "warm_up_cached_tokens": run.warm_up_cached_tokens,
-        **measured_keys(run.metrics, run.check),
+        **measured_keys(run.metrics, run.check, run.ledger),
         "ledger": None if run.ledger is None else run.ledger.keys(),
         "client": client_keys(run.health),
         "notes": list(run.notes),
     }
 
 
-def measured_keys(metrics: Metrics, check: CacheCheck) -> dict[str, Any]:
+def measured_keys(metrics: Metrics, check: CacheCheck, ledger: Ledger | None = None) -> dict[str, Any]:
     """Metrics and the cache's ledger. Tokens are counted by the server, so none are retokenized."""
     return {
         **as_result_keys(metrics),
         "total_output_retokenized": None,
-        **cache_keys(check),
+        **cache_keys(check, ledger),
     }
 
 

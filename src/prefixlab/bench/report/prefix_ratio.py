@@ -19,6 +19,7 @@ from rich.table import Table
 
 from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.ledger.check import Verdict, first_failure
+from prefixlab.bench.ledger.ledger import verdict_word
 from prefixlab.bench.metrics.distribution import Distribution
 from prefixlab.bench.metrics.point import PointResult
 from prefixlab.bench.report.figures import milliseconds, number
@@ -95,7 +96,7 @@ def summary_keys(points: Sequence[RatioPoint]) -> dict[str, Any]:
     return keys | {
         "expected_hit_rates": [point.expected_hit_rate for point in points],
         "measured_hit_rates": [point.hit_rate for point in points],
-        "cache_verdicts": [point.result and point.result.check.verdict.value for point in points],
+        "cache_verdicts": [point.result and _verdict(point.result) for point in points],
         "failed_requests": [point.result and point.result.metrics.failed for point in points],
         "failures": {f"{point.ratio:g}": point.failure for point in points if point.failure},
         "config": {
@@ -139,11 +140,15 @@ def ratio_table(points: Sequence[RatioPoint]) -> Table:
         if point.result is None:
             cells += ["", f"[red]{escape(point.failure)}[/]"]
         else:
-            verdict = point.result.check.verdict
-            colour = "green" if verdict is Verdict.CONSISTENT else "yellow"
-            cells += [str(point.result.metrics.failed), f"[{colour}]{verdict.value}[/]"]
+            verdict = _verdict(point.result)
+            colour = "green" if verdict == Verdict.CONSISTENT.value else "yellow"
+            cells += [str(point.result.metrics.failed), f"[{colour}]{verdict}[/]"]
         table.add_row(*cells)
     return table
+
+
+def _verdict(result: PointResult) -> str:
+    return verdict_word(result.check, result.ledger)
 
 
 def _percent(rate: float | None) -> str:

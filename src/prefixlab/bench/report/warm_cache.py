@@ -11,6 +11,7 @@ from rich.console import Console
 
 from prefixlab.bench.config.warm_cache import WarmCacheOptions
 from prefixlab.bench.ledger.check import first_failure
+from prefixlab.bench.ledger.ledger import verdict_words
 from prefixlab.bench.report.console import counted, result_block
 from prefixlab.bench.report.figures import milliseconds, number
 from prefixlab.bench.report.sweep import PooledPoint, cache_table, latency_table, throughput_table
@@ -95,7 +96,8 @@ def progress_line(run: PointRun) -> str:
         f"TTFT {number(milliseconds(run.metrics.ttft_s.median), 1)} ms, "
         f"{number(run.metrics.total_throughput)} tok/s, "
         f"cached {number(run.check.cached_tokens)} of {number(run.check.expected_cached_tokens)} expected, "
-        f"{run.check.words if run.ledger is None else run.ledger.words}, cold start {run.cold_start.coldness.value}{failed}"
+        f"{verdict_words(run.check, run.ledger)}, "
+        f"cold start {run.cold_start.coldness.value}{failed}"
     )
 
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 
 from prefixlab.bench.ledger.check import PAGE_SIZE_UNKNOWN, Verdict
+from prefixlab.bench.ledger.ledger import verdict_words
 from prefixlab.bench.metrics.distribution import Distribution
 from prefixlab.bench.metrics.point import PointResult
 from prefixlab.bench.report.console import WIDTH, Row, line, section
@@ -180,13 +181,12 @@ def _cache_rows(result: PointResult) -> list[Row]:
     check = result.check
     rate = check.hit_rate
     is_part = 0 < check.num_checked < check.num_finished
-    words = check.words if result.ledger is None else result.ledger.words
     return [
         ("Expected cached tokens:", check.expected_cached_tokens),
         *([("Measured of those checked:", check.checked_cached_tokens)] if is_part else []),
         ("Measured cached tokens:", check.cached_tokens),
         ("Measured hit rate (%):", None if rate is None else 100 * rate),
-        ("Cache verdict:", words),
+        ("Cache verdict:", verdict_words(check, result.ledger)),
     ]
 
 

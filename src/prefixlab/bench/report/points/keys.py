@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from prefixlab import __version__
 from prefixlab.bench.ledger.check import CacheCheck
+from prefixlab.bench.ledger.ledger import Ledger, verdict_word
 from prefixlab.bench.loadgen.health import ClientHealth
 from prefixlab.bench.metrics import latencies
 from prefixlab.bench.metrics.point import PointResult
@@ -68,7 +69,7 @@ def result_keys(result: PointResult, *, detailed: bool = False) -> dict[str, Any
         "repeats": len(result.runs),
         "segments": metrics.num_segments,
         "interrupted": result.interrupted,
-        **cache_keys(result.check),
+        **cache_keys(result.check, result.ledger),
         "ledger": None if result.ledger is None else result.ledger.keys(),
         **turn_keys(result.table),
         "doctor": None if result.diagnosis is None else result.diagnosis.keys(),
@@ -87,14 +88,16 @@ def may_queue(result: PointResult) -> bool:
     return result.settings.open_loop and result.settings.max_concurrency is not None
 
 
-def cache_keys(check: CacheCheck) -> dict[str, Any]:
+def cache_keys(check: CacheCheck, ledger: Ledger | None = None) -> dict[str, Any]:
+    """The verdict is the ledger's, its evidence the detail where answers alone have nothing to say."""
+    evidence = () if ledger is None or ledger.finding is None else ledger.finding.evidence
     return {
         "expected_cached_tokens": check.expected_cached_tokens,
         "cached_tokens": check.cached_tokens,
         "measured_hit_rate": check.hit_rate,
         "checked_requests": check.num_checked,
-        "verdict": check.verdict.value,
-        "verdict_detail": check.detail,
+        "verdict": verdict_word(check, ledger),
+        "verdict_detail": check.detail or "; ".join(evidence),
     }
 
 

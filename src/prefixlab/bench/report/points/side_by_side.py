@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from prefixlab.bench.ledger.check import Verdict
+from prefixlab.bench.ledger.ledger import verdict_word
 from prefixlab.bench.metrics.distribution import Distribution
 from prefixlab.bench.metrics.point import PointResult
 from prefixlab.bench.report.figures import brief, milliseconds, number
@@ -141,7 +142,7 @@ def _hit_cells(result: PointResult) -> list[str]:
     """Measured of all that finished, expected of those of which is known what to expect."""
     check = result.check
     rates = [None if rate is None else 100 * rate for rate in (check.hit_rate, check.expected_hit_rate)]
-    verdict = check.verdict.value if result.ledger is None else result.ledger.word
+    verdict = verdict_word(check, result.ledger)
     word = verdict.removesuffix(" than expected")
     if 0 < check.num_checked < check.num_finished:
         word += f" ({check.num_checked:,} of {check.num_finished:,})"

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from prefixlab.bench.ledger.ledger import verdict_words
 from prefixlab.bench.metrics.distribution import Distribution, percentile_name
 from prefixlab.bench.metrics.point import PointResult
 from prefixlab.bench.report.figures import milliseconds, number
@@ -118,7 +119,7 @@ def _accounting(result: PointResult) -> str:
         f"{metrics.planned} planned = {metrics.ok} ok + {failed} "
         f"+ {metrics.cancelled} cancelled + {metrics.unsent} unsent\n"
         f"{pacing(result)}, peak in flight {metrics.peak_concurrency}{queued}{saturated}\n"
-        f"cache hit rate: {rate}, verdict: {check.words}\n"
+        f"cache hit rate: {rate}, verdict: {verdict_words(check, result.ledger)}\n"
         f"client: {health.num_workers} process{'es' if health.num_workers != 1 else ''}, "
         f"{health.stamps} stamps"
     )
