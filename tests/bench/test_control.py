@@ -184,11 +184,11 @@ def test_a_server_of_another_kind_is_an_error(fake_server: FakeServer) -> None:
         ({}, None),
         ({"sim_profile": "p"}, "p"),
         ({"sim_profile": "p", "sim_step_ms": None, "sim_speedup": 1.0, "sim_vocab_size": 9}, "p"),
-        ({"sim_profile": "p", "sim_step_ms": 0.0}, "p, changed by hand"),
+        ({"sim_profile": "p", "sim_step_ms": 0.0}, "p, changed by hand (--sim-step-ms 0)"),
         ({"sim_profile": "p", "sim_speedup": "inf"}, "p, inf times as fast"),
         (
             {"sim_profile": "p", "sim_decode_ms_per_row": 1, "sim_speedup": 2.5},
-            "p, changed by hand, 2.5 times as fast",
+            "p, changed by hand (--sim-decode-ms-per-row 1), 2.5 times as fast",
         ),
         ({"sim_profile": "p", "sim_fault": []}, "p"),
         (

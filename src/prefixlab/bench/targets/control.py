@@ -318,11 +318,17 @@ def _simulated(info: Mapping[str, Any]) -> str | None:
         return None
     rest = {"sim_step_times", "sim_profile", "sim_speedup", "sim_vocab_size", "sim_eos_rate", "sim_fault"}
     faults = ", ".join(map(str, info.get("sim_fault") or ()))
-    changed = any(name.startswith("sim_") and info[name] is not None for name in info.keys() - rest)
+    changed = ", ".join(
+        f"--{name.replace('_', '-')} {value:g}"
+        if isinstance(value, float)
+        else f"--{name.replace('_', '-')} {value}"
+        for name, value in sorted(info.items())
+        if name.startswith("sim_") and name not in rest and value is not None
+    )
     speedup = info.get("sim_speedup", 1)
     return (
         (_text(info, "sim_profile") or "step times of its own")
-        + (", changed by hand" if changed else "")
+        + (f", changed by hand ({changed})" if changed else "")
         + (f", {speedup} times as fast" if speedup != 1 else "")
         + (f", with faults on purpose: {faults}" if faults else "")
     )
