@@ -10,13 +10,16 @@ import pytest
 
 from prefixlab.bench.calibrate.store import Calibration, Errors
 from prefixlab.bench.doctor.cache import alone_of, others_in_flight
+from prefixlab.bench.doctor.checks import diagnose
 from prefixlab.bench.doctor.diagnosis import Diagnosis, Status
-from prefixlab.bench.doctor.evidence import Alone
+from prefixlab.bench.doctor.evidence import Alone, Evidence
 from prefixlab.bench.loadgen.health import ClientHealth, NodeClock
+from prefixlab.bench.metrics.point import ARM
 from prefixlab.bench.records.record import Failure, Outcome, Record
 from prefixlab.bench.records.table import CODE, RecordTable
 from tests.bench.doctor.patients import (
     NUM_REQUESTS,
+    a_result,
     examined,
     first_rows,
     healthy_client,
@@ -408,3 +411,46 @@ def test_failed_requests_have_no_part_in_other_checks() -> None:
     table = RecordTable.concat([healthy_table(), failed])
     assert (table.outcome == CODE[Outcome.FAILED]).sum() == 2
     assert only(examined(table)) == "failures: caution"
+
+
+# Of arms that take turns, and of runs that are not all alike. -----------------------------------------------
+
+
+def _an_arm(*rounds: RecordTable) -> Diagnosis:
+    result = a_result(*rounds)
+    settings = replace(result.settings, swept={ARM: "hit"}, num_prompts=4)
+    return diagnose(Evidence(result=replace(result, settings=settings), ignores_eos=True))
+
+
+def test_rounds_of_an_arm_are_no_repeats_however_they_differ() -> None:
+    fast, slow = (a_run(concurrency=1, num_requests=4, seed=seed) for seed in range(2))
+    late = replace(slow, arrivals_s=slow.arrivals_s + 5.0, last_s=slow.last_s + 5.0)
+    assert named(examined(fast, late), "repeats").status is Status.BAD
+    check = named(_an_arm(fast, late), "repeats")
+    assert check.status is Status.UNKNOWN and "too short to be repeats" in check.figure
+
+
+def test_remedies_are_options_that_the_verb_takes() -> None:
+    few = a_run(concurrency=1, num_requests=8)
+    assert named(_an_arm(few), "sample size").remedy.startswith("--rounds 125,")
+    settings = replace(a_result(few).settings, percentiles=(99.7,))
+    result = replace(a_result(few), settings=settings)
+    of_a_run = named(diagnose(Evidence(result=result, ignores_eos=True)), "sample size")
+    assert of_a_run.remedy.startswith("--num-prompts 1667,"), "without a comma, for the parser"
+
+
+def test_a_throughput_of_the_whole_run_far_from_the_steady_one_says_which_to_quote() -> None:
+    table = a_run(concurrency=4, num_requests=200)
+    straggler = ok_record("late", arrivals_s=(0.1, 1.5 * float(table.last_s.max())))
+    check = named(examined(RecordTable.of([*table.to_records(), straggler])), "steady state")
+    assert check.status is Status.CAUTION
+    assert "tok/s over all of it" in check.figure and "quote the steady throughput" in check.distorts
+    assert "over all of it" not in named(examined(table), "steady state").figure
+
+
+def test_what_piled_up_behind_a_stall_is_no_bundling_of_the_server() -> None:
+    times = [*np.arange(0.1, 0.2, 0.01).tolist(), 3.0]
+    counts = [1] * (len(times) - 1) + [8]
+    stalled = RecordTable.of([ok_record(f"r{n}", arrivals_s=times, counts=counts) for n in range(30)])
+    assert named(examined(stalled), "stalls").status is Status.CAUTION
+    assert named(examined(stalled), "bundled chunks").status is Status.UNKNOWN

@@ -30,7 +30,6 @@ DATASETS = ("random", *SHARING_DATASETS, *PrefixRatioConfig.DATASETS)
 NOT_PREWARMED = ("hit-rate",)
 """Its rate is that of a cache which begins empty."""
 FORCED = "every request is forced to miss"
-UNSHARED = "no prompt begins as another does"
 _SALT_STEP = 1 << 40
 """Beyond the number of rounds, which is added to it."""
 

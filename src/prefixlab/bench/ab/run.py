@@ -20,7 +20,7 @@ from prefixlab.bench.ab.config import AbConfig
 from prefixlab.bench.ab.judge import Answered, answer, half_width, questions
 from prefixlab.bench.ab.schedule import is_balanced, order
 from prefixlab.bench.compare.bootstrap import FEWEST_VALUES
-from prefixlab.bench.metrics.point import PointResult
+from prefixlab.bench.metrics.point import ARM, PointResult
 from prefixlab.bench.metrics.windows import duration_s
 from prefixlab.bench.records.record import Outcome
 from prefixlab.bench.records.run_dir import SEGMENTS, RunDir
@@ -205,7 +205,7 @@ def _runners(
     on_server: Counter[str] = Counter()
     runners = []
     for arm, endpoint, tokenizer in zip(arms, endpoints, tokenizers, strict=True):
-        point = SweepPoint(arm.name, {"arm": arm.name}, arm.config)
+        point = SweepPoint(arm.name, {ARM: arm.name}, arm.config)
         kept = None if folder is None else resources.enter_context(point_folder(folder, point, endpoint))
         finished = kept is not None and kept.is_finished
         begun = kept is not None and not finished

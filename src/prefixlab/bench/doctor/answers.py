@@ -29,7 +29,7 @@ def answer_checks(evidence: Evidence) -> list[Check]:
         _prompt_lengths(table),
         _output_lengths(table, evidence.ignores_eos),
         _token_counts(table),
-        _bundled(table),
+        _bundled(table, _stall_limit_s(metrics)),
         _stalls(table, metrics),
     ]
 
@@ -131,17 +131,20 @@ def _token_counts(table: RecordTable) -> Check:
     )
 
 
-def _bundled(table: RecordTable) -> Check:
-    """Of what came in reads of its own: what one read merged is the client's or the network's."""
+def _bundled(table: RecordTable, stall_s: float) -> Check:
+    """Of what came in reads of its own: what one read merged is the client's or the network's. Behind a stall
+    all that piled up comes at once, whatever the server does else."""
     check = Check(
         name="bundled chunks",
         status=Status.UNKNOWN,
         figure="no answer whose events came apart",
         limit=f"{MAX_BUNDLED_SHARE:.0%} of tokens",
         distorts="ITL is blurred: the tokens of an event share one gap; TTFT waits for all of the first",
-        remedy="the server's stream interval; expected where it speculates",
+        remedy="the server's stream interval; expected where it speculates, or is short of CPU (does the "
+        "client run beside it?); what the client itself read late is merged reads, not this",
     )
     rows = table.ok & ~table.counts_estimated & (table.num_merged_reads <= 0) & (table.num_output_tokens > 1)
+    rows &= longest_gap_s(table) <= stall_s
     if not rows.any():
         return check
     counts = table.counts[np.repeat(rows, table.num_arrivals)]
@@ -154,8 +157,7 @@ def _bundled(table: RecordTable) -> Check:
 
 
 def _stalls(table: RecordTable, metrics: Metrics) -> Check:
-    median_s = metrics.itl_s.median or 0.0
-    limit_s = max(STALL_S, STALL_GAPS * median_s)
+    limit_s = _stall_limit_s(metrics)
     gaps_s = longest_gap_s(table)[table.ok]
     num = int((gaps_s > limit_s).sum())
     longest = f"; the longest gap took {gaps_s.max() * 1e3:,.0f} ms" if len(gaps_s) else ""
@@ -167,6 +169,10 @@ def _stalls(table: RecordTable, metrics: Metrics) -> Check:
         distorts="the tails of ITL and E2E, and all of both where many did",
         remedy="the server's log at that time: preempted requests, a paused process; the network",
     )
+
+
+def _stall_limit_s(metrics: Metrics) -> float:
+    return max(STALL_S, STALL_GAPS * (metrics.itl_s.median or 0.0))
 
 
 def longest_gap_s(table: RecordTable) -> FloatArray:

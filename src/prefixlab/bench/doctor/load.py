@@ -5,6 +5,8 @@ Owns these checks. Invariant: a check that does not apply to a closed (or an ope
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from prefixlab.bench.doctor.diagnosis import Check, Status, by_limits
@@ -19,6 +21,8 @@ MAX_CONNECT_SHARE, BAD_CONNECT_SHARE = 0.1, 0.5
 MIN_CONNECT_S = 0.005
 """Connections within the same house take less, a burst of them too, whatever share of a quick TTFT it is."""
 MIN_STEADY_SHARE = 0.3
+MAX_STEADY_GAP = 0.2
+"""Of the output throughput of the steady window, by which that of the whole run may differ."""
 FEWEST_BEYOND = 5
 """Values beyond a percentile, for it to be more than the luck of one."""
 MAX_SPREAD, BAD_SPREAD = 0.1, 0.3
@@ -32,7 +36,7 @@ def load_checks(evidence: Evidence) -> list[Check]:
         _connect_waits(result),
         _steady(evidence),
         _sample_size(result),
-        _repeats(result.runs),
+        _repeats(result),
     ]
 
 
@@ -85,20 +89,32 @@ def _connect_waits(result: PointResult) -> Check:
 
 
 def _steady(evidence: Evidence) -> Check:
-    metrics, trends = evidence.result.metrics, evidence.trends
+    metrics, trends, in_turns = evidence.result.metrics, evidence.trends, evidence.result.settings.in_turns
     steady_s = metrics.steady.duration_s if metrics.steady else 0.0
     share = steady_s / metrics.duration_s if metrics.duration_s else 0.0
     figure = f"steady for {steady_s:,.1f} of {metrics.duration_s:,.1f} s"
     if trends:
         figure += f"; {', '.join(trends)} drift over the whole run"
+    apart = "" if in_turns else _rates_apart(metrics)  # of rounds no throughput of the whole is told
     return Check(
         name="steady state",
-        status=Status.CAUTION if trends or share < MIN_STEADY_SHARE else Status.FINE,
-        figure=figure,
-        limit=f"{MIN_STEADY_SHARE:.0%} of the run, no drift",
-        distorts="means are of the ramp and the drain too, and depend on how long the run is",
-        remedy="more requests (--num-prompts): ten times the concurrency at least; less load if it drifts",
+        status=Status.CAUTION if trends or apart or share < MIN_STEADY_SHARE else Status.FINE,
+        figure=figure + apart,
+        limit=f"{MIN_STEADY_SHARE:.0%} of the run, no drift, throughput within {MAX_STEADY_GAP:.0%}",
+        distorts="means are of the ramp and the drain too, and depend on how long the run is"
+        + ("; quote the steady throughput of a server that is kept busy" if apart else ""),
+        remedy="longer turns (--chunk)"
+        if in_turns
+        else "more requests (--num-prompts): ten times the concurrency at least; less load if it drifts",
     )
+
+
+def _rates_apart(metrics: Metrics) -> str:
+    """The throughput of the whole run and of its steady window, where they differ by much; else empty."""
+    whole, steady = metrics.output_throughput, metrics.steady.output_throughput if metrics.steady else 0.0
+    if whole is None or not steady or abs(whole / steady - 1) <= MAX_STEADY_GAP:
+        return ""
+    return f"; {whole:,.0f} output tok/s over all of it, {steady:,.0f} while steady"
 
 
 def _sample_size(result: PointResult) -> Check:
@@ -107,19 +123,32 @@ def _sample_size(result: PointResult) -> Check:
     num = result.metrics.ttft_s.count
     beyond = num * (1 - highest / 100)
     needed = round(FEWEST_BEYOND / (1 - highest / 100))
+    more = f"--num-prompts {needed}"
+    if result.settings.in_turns:
+        more = f"--rounds {math.ceil(needed / max(1, result.settings.num_prompts))}"
     return Check(
         name="sample size",
         status=Status.CAUTION if beyond < FEWEST_BEYOND - 1e-9 else Status.FINE,
         figure=f"{beyond:,.1f} of {num:,} requests lie beyond {percentile_name(highest)}",
         limit=f"{FEWEST_BEYOND} beyond: {needed:,} requests",
         distorts=f"{percentile_name(highest)} is the luck of a few requests",
-        remedy=f"--num-prompts {needed:,}, or a lower --metric-percentiles".replace(",000", "000"),
+        remedy=f"{more}, or a lower --metric-percentiles",
     )
 
 
-def _repeats(runs: tuple[Metrics, ...]) -> Check:
+def _repeats(result: PointResult) -> Check:
+    runs = result.runs
     check_limit = f"{MAX_SPREAD:.0%}; bad above {BAD_SPREAD:.0%}"
     distorts = "a difference to another run that is smaller than this spread is none"
+    if result.settings.in_turns:
+        return Check(
+            name="repeats",
+            status=Status.UNKNOWN,
+            figure="an arm's rounds are too short to be repeats",
+            limit=check_limit,
+            distorts=distorts,
+            remedy="the A/B's own intervals, of pairs of rounds, say how sure a difference is",
+        )
     if len(runs) < 2:
         return Check(
             name="repeats",

@@ -32,6 +32,8 @@ from prefixlab.core.histogram import Histogram
 
 LATENCIES = ("ttft", "tpot", "itl", "e2el")
 """What `--percentile-metrics` may name; a point shows those its settings select."""
+ARM = "arm"
+"""What `bench ab` sweeps, in `PointSettings.swept`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,11 @@ class PointSettings:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     swept: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def in_turns(self) -> bool:
+        """An arm of `bench ab`: its repeats are rounds, too short to stand for runs."""
+        return ARM in self.swept
 
 
 @dataclass(frozen=True, kw_only=True)
