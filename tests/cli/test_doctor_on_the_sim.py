@@ -63,7 +63,7 @@ def test_a_clean_run_is_clean_and_its_folder_says_so(
 @pytest.mark.parametrize(
     ("fault", "found"),
     [
-        ("lie-cached=+16", {"warm contamination": "bad"}),
+        ("lie-cached=+16", {"ledger": "bad"}),
         ("stall=1.2@0.2", {"stalls": "caution"}),
         ("ignore-eos-off=0.2", {"ignore_eos": "bad"}),
         ("drop=0.3", {"failures": "bad"}),

@@ -1,17 +1,25 @@
 """The cache: did anything hit that should not have, or the other way round? Pure.
 
 Owns these checks. Why hits are not as expected is the ledger's to say; here it is whether figures may be
-called those of a cold cache, or of so many hits.
+called those of a cold cache, or of so many hits, of a server that nobody else used.
 
-Invariant: "did not say" is unknown, never a miss.
+Invariants: "did not say" is unknown, never a miss; of what the ledger explains the cause counts, and not its
+effect beside it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from prefixlab.bench.doctor.diagnosis import Check, Status, by_limits
 from prefixlab.bench.doctor.evidence import Alone, Evidence
+from prefixlab.bench.ledger.account import TOLERANCE
+from prefixlab.bench.ledger.causes import Cause
+from prefixlab.bench.ledger.seen import Seen
 from prefixlab.bench.metrics import latencies
 from prefixlab.bench.metrics.windows import each_segment
 from prefixlab.bench.records.table import BoolArray, IntArray, RecordTable
@@ -20,6 +28,11 @@ MAX_WARM_SHARE = 0.001
 """Of the prompt tokens of requests that should have found nothing."""
 MAX_WRONG_SHARE, BAD_WRONG_SHARE = 0.001, 0.05
 """Of the prompt tokens of requests that should have found some."""
+BAD_FOREIGN_SHARE = 0.05
+"""Of the prompt tokens that we sent."""
+EXPLAINS = (Cause.FOREIGN.value, Cause.MISREPORTED.value, Cause.LYING_RESET.value)
+"""Causes that are no matter of hits alone: the check of the ledger tells of them."""
+NOT_FINE = (Status.CAUTION, Status.BAD)
 MIN_SPEED_RATIO = 0.5
 FEWEST_COMPARED = 5
 SIMILAR = 0.2
@@ -27,8 +40,46 @@ SIMILAR = 0.2
 
 
 def cache_checks(evidence: Evidence) -> list[Check]:
-    table = evidence.result.table
-    return [_warm(table), _hits(table), _faster_under_load(table, evidence.alone)]
+    table, ledger = evidence.result.table, _ledger(evidence.ledger)
+    hits = [_warm(table), _hits(table)]
+    if (evidence.ledger or {}).get("cause") in EXPLAINS and ledger.status in NOT_FINE:
+        worst = Status.BAD if any(check.status is Status.BAD for check in (ledger, *hits)) else ledger.status
+        ledger, hits = replace(ledger, status=worst), [_explained(check, ledger) for check in hits]
+    return [ledger, *hits, _faster_under_load(table, evidence.alone)]
+
+
+def _ledger(keys: Mapping[str, Any] | None) -> Check:
+    """Of what the answers alone do not show, or show as something else."""
+    seen, cause = Seen.of_keys(_seen_of(keys)), None if keys is None else keys.get("cause")
+    counts, sent = seen.counts, seen.sent_tokens
+    status, figure = Status.UNKNOWN, "the server's own counters were not seen"
+    if counts is not None and counts.prompt_tokens is not None and sent and not counts.num_restarts:
+        share = max(0, counts.prompt_tokens - sent) / sent
+        status = by_limits(share, TOLERANCE, BAD_FOREIGN_SHARE)
+        figure = f"others' prompts came to {share:.1%} of ours"
+    if keys is not None and cause in (Cause.MISREPORTED.value, Cause.LYING_RESET.value):
+        status = Status.BAD if cause == Cause.MISREPORTED.value or status is Status.BAD else Status.CAUTION
+        figure = "; ".join([f"{cause}: {' and '.join(keys.get('evidence') or ())}", figure])
+    return Check(
+        name="ledger",
+        status=status,
+        figure=figure,
+        limit=f"others' prompts {TOLERANCE:.0%} of ours, bad above {BAD_FOREIGN_SHARE:.0%}; answers that "
+        "agree with counters; a flush that flushes",
+        distorts="latency, throughput and hits are of a load, or of a cache, that is not the workload's own",
+        remedy="a server that nobody else uses; what the ledger advises, below the run's figures",
+    )
+
+
+def _seen_of(keys: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {name: keys.get(name) for name in ("counts", "sent_tokens")} if keys is not None else {}
+
+
+def _explained(check: Check, ledger: Check) -> Check:
+    """One trouble counts once: what is off in hits has its cause in the ledger."""
+    if check.status not in NOT_FINE:
+        return check
+    return replace(check, status=Status.UNKNOWN, figure=f"{check.figure}; see {ledger.name}")
 
 
 def _warm(table: RecordTable) -> Check:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -55,6 +56,7 @@ class Evidence:
         calibration: of this machine's client with as many processes; None if there is none.
         tried: when calibrating was tried in vain.
         alone: of another run that sent the like one at a time; None: this one's own records may tell.
+        ledger: the keys of the ledger, as results keep them; None of a run that has none.
     """
 
     result: PointResult
@@ -63,6 +65,7 @@ class Evidence:
     calibration: Calibration | None = None
     tried: str | None = None
     alone: Alone | None = None
+    ledger: Mapping[str, Any] | None = None
 
     @property
     def trends(self) -> list[str]:
@@ -84,8 +87,10 @@ def evidence_of(
     ignores_eos: bool | None,
     knows_client: bool = True,
     alone: Alone | None = None,
+    ledger: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Evidence:
+    """`ledger`: of a point that was judged anew without one."""
     num_workers = result.health.num_workers
     left_word = num_workers > 0 or result.health.stamps == "target"
     return Evidence(
@@ -95,6 +100,7 @@ def evidence_of(
         calibration=store.load(num_workers, environ),
         tried=store.tried(num_workers, environ),
         alone=alone,
+        ledger=ledger if result.ledger is None else result.ledger.keys(),
     )
 
 
@@ -108,7 +114,12 @@ def saved_evidence(
     """
     result, ignores_eos = saved_point(run)
     return evidence_of(
-        result, ignores_eos=ignores_eos, knows_client=run.health is not None, alone=alone, environ=environ
+        result,
+        ignores_eos=ignores_eos,
+        knows_client=run.health is not None,
+        alone=alone,
+        ledger=run.summary.get("ledger"),
+        environ=environ,
     )
 
 
