@@ -8,7 +8,16 @@ import pytest
 from prefixlab.cli.main import main
 from tests.bench.fake_server import FakeServer
 
-SMALL = ["--random-input-len", "40", "--random-output-len", "2", "--num-prompts", "20", "--no-progress"]
+SMALL = [
+    "--random-input-len",
+    "40",
+    "--random-output-len",
+    "2",
+    "--probe-requests",
+    "40",
+    "--probe-duration",
+    "0.2",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +26,7 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def saturate(server: FakeServer, *words: str) -> int:
-    return main(["bench", "saturate", "--base-url", server.url, *SMALL, *words])
+    return main(["bench", "saturate", "--base-url", server.url, *SMALL, "--no-progress", *words])
 
 
 def test_a_server_that_holds_everything_is_said_to_hold_at_least_the_largest_load(
@@ -48,8 +57,18 @@ def test_where_no_load_meets_the_exit_code_is_3(
 def test_the_answer_is_one_json_object_where_that_is_asked_for(
     fake_server: FakeServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("--from", "5", "--max-probes", "2", "--goodput", "ttft:60000", "--style", "json", "--no-run-dir")
-    assert saturate(fake_server, *words, "--probe-duration", "1") == 0
+    words = (
+        "--from",
+        "200",
+        "--max-probes",
+        "2",
+        "--goodput",
+        "ttft:60000",
+        "--style",
+        "json",
+        "--no-run-dir",
+    )
+    assert saturate(fake_server, *words) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["find"] == "rate" and data["confidence"] == 0.95
     assert [probe["verdict"] for probe in data["probes"]] == ["meets", "meets"]
@@ -83,7 +102,7 @@ def test_a_search_goes_on_from_its_folder(
     assert main(["bench", "saturate", "--resume", "mine", "--no-progress"]) == 0
     again = json.loads(Path("mine/summary.json").read_text())
     assert [probe["load"] for probe in again["probes"]] == [probe["load"] for probe in whole["probes"]]
-    assert len(fake_server.bodies) - num_before < 30, "two probes were only read"
+    assert len(fake_server.bodies) > num_before, "the third probe was made anew"
 
 
 def test_what_would_be_done_is_told_without_asking_the_server(
@@ -91,7 +110,7 @@ def test_what_would_be_done_is_told_without_asking_the_server(
 ) -> None:
     assert saturate(fake_server, "--goodput", "ttft:500", "--dry-run") == 0
     shown = capsys.readouterr().out
-    assert "at most 10 probes of 20 s" in shown and "closed loop, 64 in flight" in shown
+    assert "at most 10 probes of 0.2 s" in shown and "closed loop, 64 in flight" in shown
     assert not fake_server.bodies
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "find the largest rate or concurrency that meets --goodput, in few probes, and say how sure that is"
 VERB = "bench saturate"
-DECIDED = ("request_rate", "stage", "schedule", "repeats", "duration", "fixed_schedule")
+DECIDED = ("request_rate", "stage", "schedule", "repeats", "duration", "fixed_schedule", "num_prompts")
 """Options of a point that the search decides, or that leave it nothing to decide."""
 PROBES = "probes.json"
 TABLE_WIDTH = 140
@@ -185,7 +185,6 @@ def judge(found: Found, folder: RunDir | None) -> int:
 
 def describe(saturate: SaturateConfig, config: ServeConfig) -> str:
     """What would be done, and what it costs at most."""
-    from prefixlab.bench.saturate.config import FEWEST_REQUESTS
     from prefixlab.cli.bench_point import describe_point
 
     lines = []
@@ -195,7 +194,7 @@ def describe(saturate: SaturateConfig, config: ServeConfig) -> str:
         guess = saturate.search(None).guess
         lines.append(f"first probe: {describe_point(saturate.probe(config, 1, guess, None))}")
     lines.append(
-        f"at most {saturate.max_probes} probes of {saturate.probe_duration:g} s or {FEWEST_REQUESTS} "
+        f"at most {saturate.max_probes} probes of {saturate.probe_duration:g} s or {saturate.probe_requests} "
         f"requests, whichever is more, until the {saturate.find} is sure to {saturate.tolerance:.0%}"
     )
     return "\n".join(lines)

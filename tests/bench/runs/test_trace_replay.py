@@ -147,7 +147,7 @@ def test_chat_without_one_is_sent_in_words_and_says_how_far_lengths_are_off(
     assert result.fidelity.prompts.num_exact < 4
     assert result.fidelity.sharing.num_exact == 4
     assert "; sharing exact in words, in all 4 prompts, " in str(result.fidelity)
-    assert any("prompt lengths are about as asked" in note for note in result.notes)
+    assert any("prompts in words are not as long as asked" in note for note in result.notes)
     assert any("fidelity: prompts 0 of 4 exact, the furthest +" in note for note in result.notes)
 
 

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from prefixlab.bench.metrics.goodput import Objectives
+from prefixlab.bench.records.record import Failure, Outcome
 from prefixlab.bench.records.table import RecordTable
-from prefixlab.bench.saturate.evidence import Outcomes, evidence, outcomes_of, probability_of
-from tests.bench.helpers import ok_record
+from prefixlab.bench.saturate.evidence import FAILED, Outcomes, evidence, outcomes_of, probability_of
+from tests.bench.helpers import ok_record, planned
 from tests.bench.points import a_point
 
 LENIENT = Objectives.parse(["ttft:60000"])
@@ -68,8 +70,19 @@ def test_a_closed_loop_is_judged_by_its_share_alone() -> None:
 
 
 def test_failed_requests_are_not_good() -> None:
-    point = a_point(failed=200)
-    assert evidence(point, 4.0, LENIENT, 0.95).word != "meets"
+    """Three of ten, all along: whatever the latency of the others."""
+    failed = {"failure": Failure.HTTP_STATUS, "http_status": 503, "error": "HTTP 503: full"}
+    records = [
+        ok_record(f"r{number}", intended_s=number / 10, arrivals_s=[number / 10 + 0.05])
+        if number % 10 > 2
+        else replace(planned(f"r{number}").unsent(number / 10), outcome=Outcome.FAILED, **failed)
+        for number in range(400)
+    ]
+    outcomes = outcomes_of(RecordTable.of(records), LENIENT, open_loop=True)
+    assert 0.6 < outcomes.good.mean() < 0.8
+    assert probability_of(outcomes, 0.95) < 0.01
+    all_of_them = Outcomes(np.zeros(200, np.bool_), np.full(200, FAILED))
+    assert probability_of(all_of_them, 0.95) < 0.01
 
 
 def test_the_ramp_does_not_count() -> None:

@@ -55,9 +55,10 @@ def test_what_is_sure_is_settled_and_right(knee: float, off: float) -> None:
 @given(st.integers(1, 3_000))
 @settings(deadline=None, max_examples=60)
 def test_of_whole_loads_the_answer_is_whole(knee: int) -> None:
-    asked = search(16.0, spread=math.log(4), whole=True, max_probes=14)
+    asked = search(16.0, spread=math.log(4), whole=True, max_probes=20)
     probes, found = play(asked, knee)
     assert all(probe.load == int(probe.load) for probe in probes)
+    assert found.settled
     assert found.load == pytest.approx(knee, rel=0.05, abs=1.0)
 
 

@@ -256,13 +256,12 @@ def _workload_notes(run: Measured) -> list[str]:
         notes.append(f"prompts made of {run.asker.wording.vocabulary.describe()}")
     if asked is None or run.planned.num_requests >= asked:
         return notes
+    if workload.recorded is not None:
+        return [f"the trace has {run.planned.num_requests:,} requests for --num-prompts {asked:,}", *notes]
     if workload.made_up is not None and not run.config.load.ends_by_itself:
         return notes  # whoever made it up says why there are no more
     why = run.config.load.arrivals() or "the data set"
-    few = f"{run.planned.num_requests:,} of --num-prompts {asked:,} arrive: {why} end before"
-    if workload.recorded is not None:
-        few = f"the trace has {run.planned.num_requests:,} requests for --num-prompts {asked:,}"
-    return [few, *notes]
+    return [f"{run.planned.num_requests:,} of --num-prompts {asked:,} arrive: {why} end before", *notes]
 
 
 def _result_notes(run: Measured, result: PointResult) -> list[str]:

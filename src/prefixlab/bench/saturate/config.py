@@ -22,6 +22,7 @@ from prefixlab.core.errors import ConfigError
 RATE, CONCURRENCY = "rate", "concurrency"
 FEWEST_REQUESTS = 200
 """Of a probe: a share of 95 % is then known to within 1.5 %, if requests are independent."""
+FEWEST_JUDGED = 40
 WAVES = 10
 """Requests for each slot of a closed loop, where nothing else says how many."""
 CAPACITY_CONCURRENCY = 64
@@ -56,9 +57,11 @@ class SaturateConfig:
     )
     probe_duration: float = setting(
         20.0,
-        f"seconds of arrivals of a probe, and at least {FEWEST_REQUESTS} requests; a queue must have time to "
-        "grow beyond --goodput's ttft",
+        "seconds of arrivals of a probe; a queue must have time to grow beyond --goodput's ttft",
         metavar="SECONDS",
+    )
+    probe_requests: int = setting(
+        FEWEST_REQUESTS, "requests of a probe at least, however few seconds they take"
     )
 
     def __post_init__(self) -> None:
@@ -66,6 +69,11 @@ class SaturateConfig:
             raise ConfigError(f"--share must lie above 0 and below 1, not {self.share}")
         if not 0 < self.tolerance < 1:
             raise ConfigError(f"--tolerance must lie above 0 and below 1, not {self.tolerance}")
+        if self.probe_requests < FEWEST_JUDGED:
+            raise ConfigError(
+                f"--probe-requests must be at least {FEWEST_JUDGED}, or no probe can be judged, not "
+                f"{self.probe_requests}"
+            )
         if self.max_probes < 2:
             raise ConfigError(f"--max-probes must be at least 2, not {self.max_probes}")
         if self.start is not None and not 0 < self.start < math.inf:
@@ -108,6 +116,7 @@ class SaturateConfig:
                 ("--max-concurrency", self.whole and load.max_concurrency is not None),
                 ("--repeats", load.repeats > 1),
                 ("--duration", load.duration is not None),
+                ("--num-prompts", config.dataset.num_prompts is not None),
             )
             if given
         ]
@@ -137,7 +146,7 @@ class SaturateConfig:
         else:
             enough = load * self.probe_duration
             paced = dataclasses.replace(config.load, request_rate=load, burstiness=self.burstiness)
-        return _sized(config, number, paced, max(FEWEST_REQUESTS, math.ceil(enough)))
+        return _sized(config, number, paced, max(self.probe_requests, math.ceil(enough)))
 
     def capacity_probe(self, config: ServeConfig) -> ServeConfig:
         """A short closed loop: what gets through at most, or nearly."""
@@ -150,6 +159,6 @@ def _sized(config: ServeConfig, number: int, paced: LoadConfig, num_prompts: int
     dataset = dataclasses.replace(
         config.dataset,
         seed=config.dataset.seed + number,
-        num_prompts=config.dataset.num_prompts or num_prompts,
+        num_prompts=num_prompts,
     )
     return dataclasses.replace(config, load=paced, dataset=dataset)

@@ -29,6 +29,8 @@ FloatArray = npt.NDArray[np.float64]
 MOST_BATCHES = 10
 FEWEST_PER_BATCH = 10
 LEAST_ERROR = 0.03
+FAILED = 1e3
+"""Strain of a request that failed, or that brought nothing: beyond any that was answered."""
 TOO_QUIET = 1.5
 """What a queue does is skewed: for most of the time it is quieter than on average, and where it was quiet its
 error looks small as well. At the knee of an M/D/8 queue a probe of 20 s was, without this, 95 % sure of
@@ -41,7 +43,7 @@ class Outcomes:
 
     Attributes:
         good: shape (n,), which met every objective.
-        strain: shape (n,), the worst of latency ÷ objective of each; 1 is just good, failures count as 1.
+        strain: shape (n,), the worst of latency ÷ objective of each; up to 1 is good, a failure is FAILED.
     """
 
     good: BoolArray
@@ -117,4 +119,4 @@ def _strain(table: RecordTable, objectives: Objectives, *, open_loop: bool) -> F
     for seconds, limit_s in named:
         if limit_s is not None:
             worst = np.fmax(worst, seconds / limit_s)
-    return np.where(table.ok, worst, 1.0)
+    return np.where(table.ok & (table.num_arrivals > 0), worst, FAILED)

@@ -24,17 +24,21 @@ def sentence(found: Found, objectives: Objectives) -> str:
     unit, answer, share = found.config.unit, found.answer, found.config.share
     what = f"{objectives} for {share:.3g} of requests"
     sure = f"{CONFIDENCE:.0%} sure"
+    met = [probe.load for probe in found.probes if probe.word == "meets"]
+    missed = [probe.load for probe in found.probes if probe.word == "misses"]
     if not found.probes:
         return "nothing was found out"
-    if answer.load is None:
-        high = answer.high if answer.high is not None else found.probes[-1].load
-        return f"holds less than {high:.4g} {unit} under {what} ({sure}); no probe met them"
-    if answer.high is None:
-        largest = max(probe.load for probe in found.probes)
-        return f"holds at least {largest:.4g} {unit} under {what}: no probe missed them"
-    low = "" if answer.low is None else f"{answer.low:.4g} … "
+    if not met and not missed:
+        return (
+            f"cannot tell what it holds under {what}: no probe was clear. Longer ones are (--probe-duration)"
+        )
+    if not met:
+        return f"holds less than {min(missed):.4g} {unit} under {what}; no probe met them"
+    if not missed:
+        return f"holds at least {max(met):.4g} {unit} under {what}; no probe missed them"
+    assert answer.load is not None and answer.low is not None and answer.high is not None, "met and missed"
     value = f"{answer.load:.0f}" if found.config.whole else f"{answer.load:.4g}"
-    text = f"holds {value} {unit} ({sure}: {low}{answer.high:.4g}) under {what}"
+    text = f"holds {value} {unit} ({sure}: {answer.low:.4g} … {answer.high:.4g}) under {what}"
     if not answer.settled:
         text += f"; not sure to {found.config.tolerance:.0%} after {len(found.probes)} probes"
     return text

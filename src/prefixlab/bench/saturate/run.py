@@ -30,6 +30,8 @@ from prefixlab.core.errors import TargetError
 
 Watch = Callable[[ServeConfig], AbstractContextManager[Watcher]]
 Say = Callable[[str], None]
+MOST_ATTEMPTS = 3
+"""At a probe: a server at its limit refuses now and then."""
 
 
 @dataclass
@@ -95,10 +97,16 @@ def find_knee(
 
     def measure(name: str, swept: dict[str, float], settings: ServeConfig) -> PointResult:
         settings = within_limits(settings, endpoint)
-        with watch(settings) as watcher:
-            result, gone = measure_point(
-                SweepPoint(name, swept, settings), endpoint, make_tokenizer, folder, watcher
-            )
+        point = SweepPoint(name, swept, settings)
+        for attempt in range(MOST_ATTEMPTS):
+            try:
+                with watch(settings) as watcher:
+                    result, gone = measure_point(point, endpoint, make_tokenizer, folder, watcher)
+                break
+            except TargetError as error:  # of what is not measured, such as a probe of the cache
+                if attempt == MOST_ATTEMPTS - 1:
+                    raise
+                say(f"once more, for {error}")
         found.gone, found.interrupted = gone, result.interrupted and gone is None
         return result
 

@@ -118,36 +118,36 @@ def belief(search: Search, probes: Sequence[Probe]) -> FloatArray:
     return whole
 
 
-def quantile(search: Search, weights: FloatArray, share: float) -> float:
-    """The load below which the knee lies with probability `share`."""
-    return float(search.loads[min(int(np.searchsorted(np.cumsum(weights), share)), len(weights) - 1)])
+def quantile(search: Search, weights: FloatArray, share: float, *, upper: bool = False) -> float:
+    """The load of the grid below which the knee lies with probability `share`. A knee between two loads of
+    the grid counts as the lower one; `upper`: the other."""
+    place = int(np.searchsorted(np.cumsum(weights), share)) + (upper and not search.whole)
+    return float(search.loads[min(place, len(weights) - 1)])
 
 
 def next_load(search: Search, probes: Sequence[Probe]) -> float | None:
     """Where to probe; None when there is nothing left to find out, or the probes are spent."""
     if len(probes) >= search.max_probes or answer(search, probes).settled:
         return None
-    weights = belief(search, probes)
-    load = quantile(search, weights, 0.5)
-    if not search.whole:
-        return load
-    # Where this one is decided already, what is left open is whether the next one is met.
-    known = {probe.load for probe in probes if probe.word != "unclear"}
-    near = [load, load + 1, max(1.0, load - 1)]
-    return next((one for one in near if one not in known), load)
+    # A probe tells knees at its load and above from those below: it teaches most where both are as probable.
+    at_or_above = np.cumsum(belief(search, probes)[::-1])[::-1]
+    return float(search.loads[int(np.argmin(np.abs(at_or_above - 0.5)))])
 
 
 def answer(search: Search, probes: Sequence[Probe]) -> Answer:
     """What is known after `probes`."""
     weights = belief(search, probes)
     tail = (1 - CONFIDENCE) / 2
-    low, middle, high = (quantile(search, weights, share) for share in (tail, 0.5, 1 - tail))
+    low, middle = quantile(search, weights, tail), quantile(search, weights, 0.5)
+    high = quantile(search, weights, 1 - tail, upper=True)
     met = [probe.load for probe in probes if probe.word == "meets"]
     missed = [probe.load for probe in probes if probe.word == "misses"]
-    room = (1 + search.tolerance) / (1 - search.tolerance)
-    close = high <= low * room or (search.whole and high - low <= 1 and bool(met))
+    near = 1 + search.tolerance
+    close = high <= low * near * near or (search.whole and high - low <= 1)
+    if close:  # within the tolerance of all that the interval holds
+        middle = min(max(middle, high / near), low * near)
     return Answer(
-        load=middle if met else None,
+        load=(float(round(middle)) if search.whole else middle) if met else None,
         low=low if met else None,
         high=high if missed else None,
         settled=close and bool(met) and bool(missed),
