@@ -222,6 +222,26 @@ def test_a_server_that_answers_nothing_is_told_before_the_search() -> None:
         find(SaturateConfig(), probes_of(), driver)
 
 
+@dataclass
+class RefusingDriver(QueueDriver):
+    """Refuses the first few of what is asked outside a measurement."""
+
+    refusals: int = 0
+
+    def _record(self, one: Planned, intended_s: float, sent_s: float, arrivals: tuple[float, ...]) -> Record:
+        refused = one.request.request_id == "probe" and self.refusals > 0
+        self.refusals -= refused
+        self.failing = frozenset({"probe"}) if refused else frozenset()
+        return super()._record(one, intended_s, sent_s, arrivals)
+
+
+def test_a_refusal_of_what_is_not_measured_does_not_end_a_search() -> None:
+    config = SaturateConfig(start=40.0, max_probes=3)
+    assert len(find(config, probes_of(), RefusingDriver(refusals=2)).probes) == 3
+    with pytest.raises(TargetError, match="the probe request failed"):
+        find(config, probes_of(), RefusingDriver(refusals=100))
+
+
 def test_the_report_has_every_probe_and_the_answer_last() -> None:
     objectives = Objectives.parse(["ttft:200"])
     found = find(SaturateConfig(), probes_of(), QueueDriver())
