@@ -151,6 +151,50 @@ def test_filters_keep_what_passes_all_of_them(words: list[str], names: str) -> N
     assert "".join(row["name"] for row in filtered(ROWS, words)) == names
 
 
+DATED: list[Row] = [
+    {"name": "a", "date": "20261121-074212", "hit_rate": 0.3},
+    {"name": "b", "date": "20261122-235959", "hit_rate": 0.72},
+    {"name": "c", "date": "20261123-000000", "hit_rate": None},
+]
+
+
+@pytest.mark.parametrize(
+    ("word", "names"),
+    [
+        ("date>2026-11-22", "c"),
+        ("date>=2026-11-22", "bc"),
+        ("date<2026-11-22", "a"),
+        ("date=2026-11-21", "a"),
+        ("date=2026-11-21 07:42", "a"),
+        ("date>2026-11-21 07:42", "bc"),
+        ("date>20261121-074211", "abc"),
+        ("date=2026-11", "abc"),
+        ("date~2026-11-21", "a"),
+        ("date~20261121", "a"),
+        ("hit_rate>50%", "b"),
+        ("hit_rate>0.5", "b"),
+        ("hit_rate<=30.0 %", "a"),
+    ],
+)
+def test_dates_and_shares_are_taken_as_lists_show_them(word: str, names: str) -> None:
+    assert "".join(row["name"] for row in filtered(DATED, [word])) == names
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["hit_rate>half", "hit_rate=half", "name>5", "date>yesterday", "ok>50%", "ttft_p99<1s", "rate>50%"],
+)
+def test_numbers_are_not_compared_with_words(word: str) -> None:
+    with pytest.raises(ConfigError, match="--filter"):
+        filtered([*ROWS, *DATED], [word])
+
+
+def test_a_word_among_numbers_is_equal_to_itself_and_neither_more_nor_less() -> None:
+    rows: list[Row] = [{"name": "a", "x": "auto"}, {"name": "b", "x": 5}]
+    assert [row["name"] for row in filtered(rows, ["x=auto"])] == ["a"]
+    assert [row["name"] for row in filtered(rows, ["x>3"])] == ["b"]
+
+
 @pytest.mark.parametrize("word", ["", "ttft", "<5", "= 3"])
 def test_a_word_that_is_no_filter_is_refused(word: str) -> None:
     with pytest.raises(ConfigError, match="--filter"):

@@ -75,6 +75,40 @@ def test_a_wrong_query_is_told_in_one_line_with_what_is_near(database: RunsDatab
         database.ask("-- nothing")
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "COPY (SELECT 1) TO '{}'",
+        "SELECT 1; COPY (SELECT 1) TO '{}'",
+        "EXPLAIN ANALYZE COPY (SELECT 1) TO '{}'",
+        "ATTACH '{}'",
+        "DROP TABLE runs",
+        "",
+    ],
+)
+def test_what_is_no_question_is_refused_and_nothing_is_written(
+    query: str, database: RunsDatabase, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="--sql: one question"):
+        database.ask(query.format(tmp_path / "written"))
+    assert not (tmp_path / "written").exists()
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "WITH a AS (FROM runs) SELECT name FROM a;",
+        "DESCRIBE runs",
+        "SUMMARIZE SELECT ok FROM runs",
+        "SHOW TABLES",
+        "FROM runs",
+    ],
+)
+def test_every_form_of_a_question_is_answered(query: str, database: RunsDatabase) -> None:
+    names, _ = database.ask(query)
+    assert names
+
+
 def test_the_examples_are_queries(database: RunsDatabase) -> None:
     for query in EXAMPLES:
         database.ask(query)

@@ -4,8 +4,8 @@ Owns the views. `runs` has a row per run, with the columns of the catalogue; `re
 `timeline` have those of `requests.parquet`, `metrics.parquet` and `saved/timeline.py`, with `run` before
 them, the folder, by which they are joined.
 
-Invariant: only what a query names is read: a view that is not in it is not made, and of files that are, only
-the columns and rows that are asked for.
+Invariants: only what a query names is read: a view that is not in it is not made, and of files that are, only
+the columns and rows that are asked for. Nothing is written: what is no question is refused.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ from prefixlab.core.errors import ConfigError
 NUMBERS = ("rate", "concurrency", "ok", "failed", "hit_rate", "measured_hit_rate")
 """Columns of `runs` that are so also where no run says anything; those with a unit are, too."""
 VIEWS = ("runs", "requests", "metrics", "timeline")
+ONE_QUESTION = (
+    "--sql: one question, and no more (SELECT, WITH, DESCRIBE, SUMMARIZE, SHOW) that changes nothing"
+)
 EXAMPLES = (
     "SELECT name, ttft_p50_ms, hit_rate FROM runs ORDER BY date DESC LIMIT 10",
     "SELECT name, quantile_cont(r.ttft_ms, 0.99) AS p99 FROM requests r JOIN runs USING (run) "
@@ -63,6 +66,9 @@ class RunsDatabase:
             ConfigError: the query cannot be answered; it says why in one line.
         """
         try:
+            kinds = [statement.type for statement in duckdb.extract_statements(query)]
+            if kinds != [duckdb.StatementType.SELECT]:
+                raise ConfigError(ONE_QUESTION)
             for view in VIEWS:
                 if re.search(rf"\b{view}\b", query, re.IGNORECASE) and view not in self._made:
                     self._make(view)
