@@ -80,10 +80,29 @@ def test_a_figure_may_have_a_limit_of_its_own(folders: dict[str, str]) -> None:
 
 def test_undecided_fails_a_strict_gate_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = (str(save(tmp_path / str(seed), a_table(30, seed=seed, spread=0.5))) for seed in (1, 2))
-    assert main(["gate", a, b]) == 0
+    words = ["gate", a, b, "--max-regression", "30%", "--metric", "itl_mean=200%"]
+    assert main(words) == 0
     assert "undecided: " in capsys.readouterr().out
-    assert main(["gate", a, b, "--strict"]) == 3
+    assert main([*words, "--strict"]) == 3
     assert "being strict" in capsys.readouterr().err
+
+
+def test_a_gate_that_can_decide_nothing_does_not_pass(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = (str(save(tmp_path / str(seed), a_table(30, seed=seed))) for seed in (1, 2))
+    assert main(["gate", a, b, "--figures", "p99_ttft"]) == 2
+    said = capsys.readouterr()
+    assert said.out.startswith("nothing can be judged: not one of 1 figures") and "too few" in said.err
+    assert main(["gate", a, b, "--figures", "p99_ttft", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["passes"] is False
+
+
+def test_gate_takes_no_margin_for_no_ruling_uses_it(
+    folders: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["gate", folders["base"], folders["again"], "--margin", "50%"]) == 2
+    assert "unknown option '--margin'" in capsys.readouterr().err
 
 
 def test_gate_refuses_to_judge_another_question(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from prefixlab.bench.compare.comparison import Comparison
-    from prefixlab.bench.compare.config import CompareConfig
+    from prefixlab.bench.compare.config import LookConfig
     from prefixlab.bench.compare.figures import Figure
 
 SUMMARY = "is run B different from run A: every figure with its interval, and one verdict"
@@ -34,8 +34,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         f"{SUMMARY}.\n\n{WHAT_SIDES_ARE}\n\nA figure is better or worse if its interval leaves out 0 and it "
         "changed by more than the margin; there is no\ndifference if the whole interval lies within the "
-        "margin; else it is undecided. Three repeats on each side make\nthe widest truth; of one run each, "
-        "blocks of requests are drawn again, in pairs where both sent the same requests."
+        "margin; else it is undecided. Three repeats or more on\neach side count as one value each, and know "
+        "what changes from one run to the next: three tell a change of 5 % where\nruns are 1 % apart, about "
+        "seven that there is none of 2 %. Of fewer, blocks of requests are drawn again, in pairs\nwhere both "
+        "sent the same requests."
     )
     add_sides(parser)
     add_flags(parser, CompareConfig)
@@ -57,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from prefixlab.core.config import resolve
 
     config = resolve(CompareConfig, vars(args), {})
-    comparison = compared(args, config, config.chosen())
+    comparison = compared(args, config, config.chosen(), config.margin_share)
     if args.json:
         sys.stdout.write(as_json(comparison))
     else:
@@ -65,7 +67,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def compared(args: argparse.Namespace, config: CompareConfig, figures: Sequence[Figure]) -> Comparison:
+def compared(
+    args: argparse.Namespace, config: LookConfig, figures: Sequence[Figure], margin: float
+) -> Comparison:
     from prefixlab.bench.compare.comparison import compare
     from prefixlab.bench.compare.side import STDIN, open_side
     from prefixlab.core.errors import ConfigError
@@ -76,7 +80,7 @@ def compared(args: argparse.Namespace, config: CompareConfig, figures: Sequence[
         open_side(args.a),
         open_side(args.b),
         figures=figures,
-        margin=config.margin_share,
+        margin=margin,
         confidence=config.level,
         seed=config.seed,
     )

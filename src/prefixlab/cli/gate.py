@@ -2,7 +2,8 @@
 
 Owns the verb: flags, exit code. The rule is `prefixlab.bench.compare.gate`'s.
 
-Invariant: 0 where the gate passes, 3 where it fails, 2 where A and B cannot be judged against each other.
+Invariant: 0 where the gate passes, 3 where it fails, 2 where A and B cannot be judged against each other, or
+not one figure is decided.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         f"{SUMMARY}.\n\n{WHAT_SIDES_ARE}\n\nA figure fails if it is worse by more than its limit and surely "
         "worse at all (its interval leaves out 0). It passes if\nits whole interval is within the limit. "
         "What is neither is undecided, which only --strict takes for a failure.\n\nExit code: 0 passed, 3 "
-        "failed, 2 not to be judged (nothing in common, or not the same question)."
+        "failed, 2 not to be judged (nothing in common, not the same question, or not one figure decided, "
+        "as of runs that are too\nshort or too noisy)."
     )
     add_sides(parser)
     add_flags(parser, GateConfig)
@@ -31,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     import sys
 
     from prefixlab.bench.compare.config import GateConfig
+    from prefixlab.bench.compare.difference import MARGIN
     from prefixlab.bench.compare.figures import default_figures
     from prefixlab.bench.compare.gate import judge
     from prefixlab.bench.compare.report import as_json, question_of, ruling, show_gate
@@ -40,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
     config = resolve(GateConfig, vars(args), {})
     figures = [*(config.chosen() or default_figures()), *config.more_figures()]
-    comparison = compared(args, config, list(dict.fromkeys(figures)))
+    comparison = compared(args, config, list(dict.fromkeys(figures)), MARGIN)
     question = question_of(comparison)
     if question and not config.any_question:
         raise ConfigError(
@@ -52,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(as_json(comparison, gate))
     else:
         show_gate(wide_console(), gate, comparison)
-    if not gate.passes:
+    if gate.fails:
         raise GateError(ruling(gate))
+    if not gate.decided:
+        raise ConfigError(f"{ruling(gate)}; longer runs, or more of them, would tell")
     return 0

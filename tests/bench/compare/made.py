@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from prefixlab.bench.compare.run import ALL, Run, ours
+from prefixlab.bench.compare.side import Point, Side
 from prefixlab.bench.metrics.summary import as_result_keys, summarise
 from prefixlab.bench.records.record import Record
 from prefixlab.bench.records.store import write_parquet
@@ -75,3 +78,24 @@ def save(
         (path / name).write_text(json.dumps(data))
     write_parquet(path / "requests.parquet", table)
     return path
+
+
+def a_side(name: str, tables: Sequence[RecordTable]) -> Side:
+    """Repeats of one point that never were in a folder."""
+    runs = [
+        Run(
+            source=name,
+            client="prefixlab",
+            key={},
+            table=table,
+            known={},
+            definitions=ours(*ALL),
+            question={},
+            circumstances={},
+            open_loop=True,
+            planned=len(table),
+            failed=0,
+        )
+        for table in tables
+    ]
+    return Side(name, (Point({}, tuple(runs)),))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from prefixlab.bench.compare.comparison import MIXED, Comparison, compare, fails_more
+from prefixlab.bench.compare.comparison import MIXED, Comparison, compare, fails_more, levels
 from prefixlab.bench.compare.figures import parse_figures
 from prefixlab.bench.compare.report import as_json, show_comparison, verdict
 from prefixlab.bench.compare.side import open_side
@@ -49,7 +49,7 @@ def test_five_percent_slower_is_worse_and_said_with_its_interval(tmp_path: Path)
 
 
 def test_too_few_requests_are_undecided_and_it_is_said_what_would_tell(tmp_path: Path) -> None:
-    a, b = (save(tmp_path / str(seed), a_table(40, seed=seed, spread=0.4)) for seed in (1, 2))
+    a, b = (save(tmp_path / str(seed), a_table(40, seed=seed, spread=0.4)) for seed in (3, 4))
     found = compared(a, b)
     assert found.finding == "undecided" and "longer runs" in verdict(found)
 
@@ -137,8 +137,15 @@ def test_clients_are_compared_with_each_other_where_they_mean_the_same() -> None
 def test_intervals_are_corrected_for_all_figures_of_all_points(tmp_path: Path) -> None:
     a = save(tmp_path / "a", a_table(40))
     found = compared(a, a, "ttft", "throughput")
-    assert found.level == pytest.approx(1 - 0.05 / 4)
-    assert "so that all 4 hold at 95%" in shown(found)
+    told = {of.figure: 1 - of.level for of in found.points[0].differences}
+    assert told["mean_ttft_ms"] == told["output_throughput"] == pytest.approx(0.8 * 0.05 / 2)
+    assert told["median_ttft_ms"] == told["p99_ttft_ms"] == pytest.approx(0.2 * 0.05 / 2)
+    assert "headlines at 98.00%, other figures at 99.50%, so that all 4 hold at 95%" in shown(found)
+
+
+@pytest.mark.parametrize("figures", [["mean_ttft_ms", "output_throughput"], ["p99_ttft_ms", "p99_itl_ms"]])
+def test_figures_of_one_kind_share_the_whole_error_allowed(figures: list[str]) -> None:
+    assert list(levels(figures, 0.9).values()) == pytest.approx([0.95, 0.95])
 
 
 def test_failed_requests_are_noted(tmp_path: Path) -> None:

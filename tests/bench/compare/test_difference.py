@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from prefixlab.bench.compare.bootstrap import FloatArray
-from prefixlab.bench.compare.difference import Difference, Finding, differ, finding_of, level_for
+from prefixlab.bench.compare.difference import (
+    MARGIN,
+    Difference,
+    Finding,
+    differ,
+    finding_of,
+    level_for,
+    repeats_needed,
+)
 from prefixlab.bench.compare.series import Known, Percentile, Ratio, Sample, Series
 from tests.bench.compare.test_bootstrap import alike
 
@@ -91,6 +99,48 @@ def test_three_repeats_on_each_side_count_as_one_value_each() -> None:
     found = differ("x", sides[0], sides[1], higher_is_better=False)
     assert found.method == "3 and 3 repeats" and found.num_values == (3, 3)
     assert found.low is not None and found.low < -0.1 < 0.1 < float(found.high or 0.0)
+
+
+def known(values: FloatArray) -> Sample:
+    return Sample(Known(float(np.exp(np.log(values).mean()))), [Known(value) for value in values.tolist()])
+
+
+@pytest.mark.parametrize("number", [3, 6])
+@pytest.mark.parametrize("paired", [False, True])
+def test_the_interval_of_repeats_holds_the_truth_about_as_often_as_it_says(number: int, paired: bool) -> None:
+    held = 0
+    for seed in range(400):
+        runs = np.exp(np.random.default_rng([seed, number]).normal(0, 0.01, (2, number)))
+        a, b = known(runs[0]), known(1.05 * runs[1])
+        found = differ("x", a, b, higher_is_better=False, paired=paired, fewest_pairs=6)
+        assert found.low is not None and found.high is not None
+        held += found.low <= 0.05 <= found.high
+    assert 0.93 <= held / 400 <= 0.97
+
+
+def test_three_pairs_of_repeats_are_two_sides_and_six_are_pairs() -> None:
+    methods = [
+        differ("x", side, side, higher_is_better=False, paired=True, fewest_pairs=6).method
+        for side in (known(np.linspace(1, 1.02, number)) for number in (3, 6))
+    ]
+    assert methods == ["3 and 3 repeats", "6 pairs of repeats"]
+
+
+def test_how_many_repeats_would_tell_is_as_many_as_do() -> None:
+    spread = np.array([0.99, 1.0, 1.01])
+    found = differ("x", known(spread), known(spread), higher_is_better=False, level=0.99)
+    assert found.finding is Finding.UNDECIDED
+    number = repeats_needed(found, MARGIN)
+    assert number is not None and 4 <= number <= 12
+    scale = float(np.std(np.log(spread), ddof=1))
+    for count, finding in ((number, Finding.SAME), (number - 1, Finding.UNDECIDED)):
+        logs = np.linspace(-1, 1, count)
+        more = known(np.exp(logs * scale / float(np.std(logs, ddof=1))))
+        assert differ("x", more, more, higher_is_better=False, level=0.99).finding is finding
+
+
+def test_of_blocks_nobody_knows_how_many_repeats_would_tell() -> None:
+    assert repeats_needed(differ_in(mean, latencies(500, 0), latencies(500, 1)), MARGIN) is None
 
 
 def test_two_repeats_are_too_few_and_blocks_serve() -> None:

@@ -85,7 +85,6 @@ def test_a_figure_may_have_a_limit_of_its_own() -> None:
         ({"metric": ("x=1%",)}, "no figure"),
         ({"metric": ("ttft_p99=much",)}, "--metric ttft_p99"),
         ({"max_regression": "5"}, "--max-regression"),
-        ({"margin": "0%"}, "--margin"),
         ({"confidence": "20%"}, "--confidence"),
         ({"confidence": "1%"}, "--confidence"),
         ({"seed": -1}, "--seed"),
@@ -95,6 +94,12 @@ def test_a_figure_may_have_a_limit_of_its_own() -> None:
 def test_settings_that_cannot_be_honoured_are_refused(options: dict[str, object], word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         GateConfig(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("margin", ["0%", "200%"])
+def test_a_margin_lies_between_nothing_and_all(margin: str) -> None:
+    with pytest.raises(ConfigError, match="--margin"):
+        CompareConfig(margin=margin)
 
 
 def test_figures_asked_for_twice_are_looked_at_once() -> None:

@@ -16,6 +16,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from prefixlab.bench.metrics.intervals import follow_each_other
+
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
@@ -24,7 +26,6 @@ MOST_BLOCKS, FEWEST_BLOCKS = 60, 10
 FEWEST_VALUES = 2 * FEWEST_BLOCKS
 _LENGTHS_OF_MEMORY = 8
 _WINDOW = 5
-_ONE_SIDED_5_PERCENT = 1.645
 
 
 def num_blocks(influence: FloatArray) -> int | None:
@@ -39,7 +40,7 @@ def num_blocks(influence: FloatArray) -> int | None:
     if (blocks := min(MOST_BLOCKS, len(influence) // length)) >= FEWEST_BLOCKS:
         return blocks
     sums = np.add.reduceat(influence, block_edges(len(influence), FEWEST_BLOCKS)[:-1])
-    return None if _follow_each_other(sums) else FEWEST_BLOCKS
+    return None if follow_each_other(sums) else FEWEST_BLOCKS
 
 
 def correlation_time(series: FloatArray) -> float:
@@ -65,11 +66,3 @@ def draws(blocks: int, seed: int, side: int) -> FloatArray:
     """How often each draw takes each block, shape (NUM_DRAWS, blocks); rows add up to `blocks`."""
     rng = np.random.default_rng([seed, side, blocks])
     return rng.multinomial(blocks, np.full(blocks, 1 / blocks), size=NUM_DRAWS).astype(np.float64)
-
-
-def _follow_each_other(sums: FloatArray) -> bool:
-    """Whether a block is like the one before, beyond chance (one-sided, 5 %)."""
-    deviations = sums - sums.mean()
-    squares = float(deviations @ deviations)
-    correlation = float(deviations[1:] @ deviations[:-1]) / squares if squares else 0.0
-    return correlation > _ONE_SIDED_5_PERCENT / math.sqrt(len(sums))

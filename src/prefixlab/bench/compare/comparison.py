@@ -34,6 +34,12 @@ HEADLINES = (
     *(of_latency(what, "mean").key for what in ("ttft", "tpot", "e2el")),
 )
 """What "no difference" has to be shown of; tails take longer runs, and do not hold a verdict up."""
+OF_HEADLINES = 0.8
+"""Their part of the error allowed; all other figures share the rest. Were it shared alike, three repeats
+could hardly tell anything of the means."""
+FEWEST_PAIRS = 6
+"""Repeats from which on their differences are known as well as the scatter on either side: of three, the t of
+pairs is twice that of two sides."""
 MIXED = "mixed"
 _FAILED_MORE = 0.01
 
@@ -63,14 +69,19 @@ class PointComparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """See the module. `unmatched` are points that only one side has, in words."""
+    """See the module.
+
+    Attributes:
+        unmatched: points that only one side has, in words.
+        confidence: of all intervals together; each has its own level.
+    """
 
     a: Side
     b: Side
     points: tuple[PointComparison, ...]
     unmatched: tuple[str, ...]
     margin: float
-    level: float
+    confidence: float
     seed: int
 
     @property
@@ -122,14 +133,36 @@ def compare(
     if not any(chosen for chosen, _ in comparable):
         reasons = "; ".join(f"{key}: {why}" for key, why in comparable[0][1].items())
         raise ConfigError(f"{a.name} and {b.name} have no figure that can be compared ({reasons})")
-    level = level_for(sum(len(chosen) for chosen, _ in comparable), confidence)
+    level_of = levels([figure.key for chosen, _ in comparable for figure in chosen], confidence)
     points = [
-        _point(*pair, chosen, refused, level=level, margin=margin, seed=seed)
+        _point(*pair, chosen, refused, level_of=level_of, margin=margin, seed=seed)
         for pair, (chosen, refused) in zip(pairs, comparable, strict=True)
     ]
     return Comparison(
-        a=a, b=b, points=tuple(points), unmatched=tuple(unmatched), margin=margin, level=level, seed=seed
+        a=a,
+        b=b,
+        points=tuple(points),
+        unmatched=tuple(unmatched),
+        margin=margin,
+        confidence=confidence,
+        seed=seed,
     )
+
+
+def levels(figures: Sequence[str], confidence: float) -> Mapping[str, float]:
+    """Of each interval, by figure, for all of them (one of each point) to hold at once (weighted Bonferroni).
+    Where there are headlines only, or none, they have all of the error allowed."""
+    num_headlines = sum(figure in HEADLINES for figure in figures)
+    mixed = 0 < num_headlines < len(figures)
+    parts = {
+        True: (OF_HEADLINES if mixed else 1.0, num_headlines),
+        False: (1 - OF_HEADLINES if mixed else 1.0, len(figures) - num_headlines),
+    }
+    found = {}
+    for figure in figures:
+        part, number = parts[figure in HEADLINES]
+        found[figure] = level_for(number, 1 - part * (1 - confidence))
+    return found
 
 
 def _matched(a: Side, b: Side) -> tuple[list[tuple[Point, Point]], list[str]]:
@@ -171,7 +204,7 @@ def _point(
     figures: Sequence[Figure],
     refused: Mapping[str, str],
     *,
-    level: float,
+    level_of: Mapping[str, float],
     margin: float,
     seed: int,
 ) -> PointComparison:
@@ -186,7 +219,8 @@ def _point(
                 other,
                 higher_is_better=figure.higher_is_better,
                 paired=pair is not None,
-                level=level,
+                fewest_pairs=FEWEST_PAIRS,
+                level=level_of[figure.key],
                 margin=margin,
                 seed=seed,
             )

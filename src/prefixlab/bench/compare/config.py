@@ -20,12 +20,9 @@ _SHARE = re.compile(r"(\d+(?:\.\d+)?|\.\d+)(%?)")
 
 
 @dataclass(frozen=True)
-class CompareConfig:
+class LookConfig:
     """What both verbs take."""
 
-    margin: str = setting(
-        f"{MARGIN:.0%}", "differences within this, either way, are none, as 2%", metavar="SHARE"
-    )
     figures: tuple[str, ...] = setting(
         (),
         "look only at these, as throughput ttft p99_itl (default: output throughput, and mean, median and "
@@ -38,17 +35,11 @@ class CompareConfig:
     seed: int = setting(0, "of the random draws behind the intervals")
 
     def __post_init__(self) -> None:
-        if not 0 < self.margin_share < 1:
-            raise ConfigError(f"--margin must lie between 0% and 100%, not {self.margin}")
         if not 0.5 <= self.level < 1:
             raise ConfigError(f"--confidence must be at least 50% and less than 100%, not {self.confidence}")
         if self.seed < 0:
             raise ConfigError(f"--seed must be at least 0, not {self.seed}")
         self.chosen()
-
-    @property
-    def margin_share(self) -> float:
-        return share("--margin", self.margin)
 
     @property
     def level(self) -> float:
@@ -60,7 +51,25 @@ class CompareConfig:
 
 
 @dataclass(frozen=True)
-class GateConfig(CompareConfig):
+class CompareConfig(LookConfig):
+    """And what is no difference."""
+
+    margin: str = setting(
+        f"{MARGIN:.0%}", "differences within this, either way, are none, as 2%", metavar="SHARE"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.margin_share < 1:
+            raise ConfigError(f"--margin must lie between 0% and 100%, not {self.margin}")
+
+    @property
+    def margin_share(self) -> float:
+        return share("--margin", self.margin)
+
+
+@dataclass(frozen=True)
+class GateConfig(LookConfig):
     """And what a gate lets through."""
 
     max_regression: str = setting("5%", "how much worse B may be, in any figure", metavar="SHARE")

@@ -4,10 +4,11 @@ Owns the difference, its interval and its verdict in words. What a side is, and 
 `side.py`'s; which figures are compared, `comparison.py`'s.
 
 Intervals are of the logarithm of b / a: a standard error and Student's t. The error is that of the repeats
-where there are at least three on each side; else it is bootstrapped (Efron 1979), blocks of what is alike
-drawn together (Carlstein 1986): requests in the order they were sent, slices of time for a throughput, for
-neighbours share a queue and a cache. Where both sides sent the same requests the same blocks are drawn on
-both: what a prompt costs anyway then falls out.
+where there are at least three on each side; as many on each are taken to scatter alike, which gives t the
+degrees of freedom of both. Else it is bootstrapped (Efron 1979), blocks of what is alike drawn together
+(Carlstein 1986): requests in the order they were sent, slices of time for a throughput, for neighbours share
+a queue and a cache. Where both sides sent the same requests the same blocks are drawn on both: what a prompt
+costs anyway then falls out.
 
 Invariant: the same values and seed give the same interval; a verdict other than "undecided" needs one.
 """
@@ -27,6 +28,8 @@ from prefixlab.bench.metrics.intervals import FEWEST_REPEATS, LEVEL, student_t
 
 MARGIN = 0.02
 """A change that nobody would act on."""
+MOST_REPEATS = 100
+"""Nobody makes more."""
 
 
 class Finding(enum.Enum):
@@ -82,6 +85,23 @@ class Error:
     method: str
 
 
+def repeats_needed(of: Difference, margin: float) -> int | None:
+    """Of each side, for an interval that reaches no further than `margin`, if runs go on to differ as much.
+
+    None where the interval is not made of as many repeats on each side, or MOST_REPEATS would not do.
+    """
+    count, other = of.num_values
+    if of.low is None or of.high is None or "repeats" not in of.method or count != other:
+        return None
+    pairs = 1 if "pairs" in of.method else 2
+    reach = (math.log1p(of.high) - math.log1p(of.low)) / 2
+    scatter = reach / student_t(pairs * (count - 1), of.level) * math.sqrt(count)
+    for num in range(count + 1, MOST_REPEATS + 1):
+        if student_t(pairs * (num - 1), of.level) * scatter / math.sqrt(num) <= math.log1p(margin):
+            return num
+    return None
+
+
 def level_for(num_figures: int, level: float = LEVEL) -> float:
     """Of each of so many intervals, for all of them to hold at once at `level` (Bonferroni)."""
     return 1 - (1 - level) / max(1, num_figures)
@@ -94,6 +114,7 @@ def differ(
     *,
     higher_is_better: bool,
     paired: bool = False,
+    fewest_pairs: int = FEWEST_REPEATS,
     level: float = LEVEL,
     margin: float = MARGIN,
     seed: int = 0,
@@ -102,6 +123,7 @@ def differ(
 
     Args:
         paired: unit i of one side is unit i of the other, and so are their repeats.
+        fewest_pairs: of repeats, below which each side's scatter by itself is known better.
         level: of this one interval; see `level_for`.
     """
     values, counts = (a.whole.value, b.whole.value), (a.whole.num_values, b.whole.num_values)
@@ -109,7 +131,8 @@ def differ(
         change, error = None, Error(0.0, 0, "not measured on both sides")
     else:
         change = values[1] / values[0] - 1
-        error = _of_repeats(a.runs, b.runs, paired) or _of_blocks(a.whole, b.whole, paired, seed)
+        fewest = fewest_pairs if paired else None
+        error = _of_repeats(a.runs, b.runs, fewest) or _of_blocks(a.whole, b.whole, paired, seed)
         if "repeats" in error.method:
             counts = (len(a.runs), len(b.runs))
     low, high = _interval(change, error, level)
@@ -148,17 +171,19 @@ def _interval(change: float | None, error: Error, level: float) -> tuple[float |
     return math.expm1(centre - reach), math.expm1(min(centre + reach, 700.0))
 
 
-def _of_repeats(a: Sequence[Series], b: Sequence[Series], paired: bool) -> Error | None:
+def _of_repeats(a: Sequence[Series], b: Sequence[Series], fewest_pairs: int | None) -> Error | None:
     """From one run to the next everything may differ, so this is the wider truth. None of too few."""
     logs = [_logarithms(side) for side in (a, b)]
     if any(side is None or len(side) < FEWEST_REPEATS for side in logs):
         return None
     first, second = (np.array(side) for side in logs)
-    if paired and len(first) == len(second):
+    alike = len(first) == len(second)
+    if fewest_pairs is not None and alike and len(first) >= fewest_pairs:
         error = float(np.std(second - first, ddof=1)) / math.sqrt(len(first))
         return Error(error, len(first) - 1, f"{len(first)} pairs of repeats")
     squares = [float(np.var(side, ddof=1)) / len(side) for side in (first, second)]
-    degrees = _welch(squares, [len(first) - 1, len(second) - 1])
+    free = [len(first) - 1, len(second) - 1]
+    degrees = sum(free) if alike else _welch(squares, free)
     return Error(math.sqrt(sum(squares)), degrees, f"{len(first)} and {len(second)} repeats")
 
 

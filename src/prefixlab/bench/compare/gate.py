@@ -2,7 +2,8 @@
 
 Owns the rule. A figure fails if it is worse by more than its limit and surely worse at all (its interval
 leaves out 0); it passes if its whole interval is within the limit; else it is undecided, which fails a
-strict gate only. Requests that fail more often than on A's side fail the gate whatever they took.
+strict gate only; where every figure is, nothing can be judged. Requests that fail more often than on A's side
+fail the gate whatever they took.
 
 Invariant: the gate's word follows from the rows it shows.
 """
@@ -58,8 +59,17 @@ class Gate:
         return [row for row in self.rows if row.ruling is Ruling.UNDECIDED]
 
     @property
+    def fails(self) -> bool:
+        return bool(self.failed or self.failures or (self.strict and self.undecided))
+
+    @property
+    def decided(self) -> bool:
+        """Without one figure shown to be anything, there is neither a failure nor a pass."""
+        return self.fails or len(self.undecided) < len(self.rows)
+
+    @property
     def passes(self) -> bool:
-        return not (self.failed or self.failures or (self.strict and self.undecided))
+        return self.decided and not self.fails
 
 
 def judge(comparison: Comparison, limit_of: Callable[[str], float], *, strict: bool) -> Gate:

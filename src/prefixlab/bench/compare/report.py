@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prefixlab.bench.compare.comparison import HEADLINES, MIXED, Comparison, PointComparison
-from prefixlab.bench.compare.difference import Difference, Finding
+from prefixlab.bench.compare.difference import Difference, Finding, repeats_needed
 from prefixlab.bench.compare.figures import parse_figures
 from prefixlab.bench.compare.gate import Gate, Ruled, Ruling
 from prefixlab.bench.compare.series import ONLY_KNOWN
@@ -70,12 +70,25 @@ def verdict(comparison: Comparison) -> str:
     if comparison.finding == Finding.SAME.value:
         tail = f"; too noisy to tell: {_listed(unsure)}" if unsure else ""
         return f"no difference beyond ±{comparison.margin * 100:g}%{several}{tail}"
-    means = [_name(point, of) for point, of in found if of.figure in HEADLINES]
-    headlines = [name for name in unsure if name in means] or unsure
+    open_ones = [(point, of) for point, of in found if of.finding is Finding.UNDECIDED]
+    open_ones = [(point, of) for point, of in open_ones if of.figure in HEADLINES] or open_ones
+    headlines = [_name(point, of) for point, of in open_ones]
     return (
         f"undecided{several}: too noisy, or too short, to tell whether there is a difference of "
-        f"{comparison.margin * 100:g}% in {_listed(headlines)}; longer runs, or three of each, would tell"
+        f"{comparison.margin * 100:g}% in {_listed(headlines)}; "
+        f"{_would_tell([of for _, of in open_ones], comparison.margin)}"
     )
+
+
+def _would_tell(undecided: Sequence[Difference], margin: float) -> str:
+    """What it takes, of figures that are undecided."""
+    if not any("repeats" in of.method for of in undecided):
+        return "longer runs would tell, and three or more of each whether runs differ"
+    needed = [repeats_needed(of, margin) for of in undecided if "repeats" in of.method]
+    counts = [count for count in needed if count is not None]
+    if len(counts) < len(needed):
+        return "more runs of each, or longer and quieter ones, would tell"
+    return f"about {max(counts)} runs of each, if they differ as these do, or longer ones would tell"
 
 
 def ruling(gate: Gate) -> str:
@@ -90,6 +103,8 @@ def ruling(gate: Gate) -> str:
         return f"gate failed: {'; '.join([*gate.failures, *told])}{unsure}"
     if gate.strict and gate.undecided:
         return f"gate failed, being strict: not shown to be within the limit: {_listed(open_rows)}"
+    if not gate.decided:
+        return f"nothing can be judged: not one of {len(gate.rows)} figures is decided: {_listed(open_rows)}"
     counts = Counter(row.ruling for row in gate.rows)
     shown = f"{counts[Ruling.PASSED]} of {len(gate.rows)} figures shown to be within their limits"
     return f"gate passed: {shown}{unsure}"
@@ -101,7 +116,7 @@ def as_json(comparison: Comparison, gate: Gate | None = None) -> str:
         "verdict": verdict(comparison),
         "same_question": comparison.same_question,
         "margin": comparison.margin,
-        "level_of_each_interval": comparison.level,
+        "confidence": comparison.confidence,
         "seed": comparison.seed,
         "a": _side_json(comparison.a),
         "b": _side_json(comparison.b),
@@ -157,7 +172,12 @@ def _warn(console: Console, comparison: Comparison) -> None:
 
 def _say_the_rest(console: Console, comparison: Comparison) -> None:
     num_figures = sum(len(point.differences) for point in comparison.points)
-    together = 1 - (1 - comparison.level) * num_figures
+    level_of = {
+        "headlines" if of.figure in HEADLINES else "other figures": of.level
+        for point in comparison.points
+        for of in point.differences
+    }
+    each = ", ".join(f"{what} at {level:.2%}" for what, level in level_of.items())
     for title, lines in {
         "Not compared": _unique(
             f"{key}: {why}" for point in comparison.points for key, why in point.refused.items()
@@ -169,7 +189,7 @@ def _say_the_rest(console: Console, comparison: Comparison) -> None:
             f"{what}: {text}" for point in comparison.points for what, text in point.definitions.items()
         ),
         "How sure": [
-            f"each interval at {comparison.level:.2%}, so that all {num_figures} hold at {together:.0%} "
+            f"intervals of {each}, so that all {num_figures} hold at {comparison.confidence * 100:g}% "
             f"(Bonferroni); no difference: within ±{comparison.margin * 100:g}%",
             *_methods(comparison),
             *_hints(comparison),

@@ -65,7 +65,7 @@ def of_ratio(amounts: Sequence[float] | FloatArray, weights: Sequence[float] | F
         if not (sizes > 0).all():
             return None
         ratios = sums / sizes
-        if not _follow_each_other(ratios):
+        if not follow_each_other(ratios):
             return _around(float(above.sum() / whole), ratios, "batch means")
     return None
 
@@ -81,7 +81,7 @@ def of_percentile(values: Sequence[float] | FloatArray, percent: float) -> Inter
     below = (series <= np.percentile(series, percent)).astype(np.float64)
     for num_batches in _batchings(len(series)):
         means = _batch_sums(below, num_batches) / _batch_sums(np.ones(len(below)), num_batches)
-        if not _follow_each_other(means):
+        if not follow_each_other(means):
             break
     else:
         return None
@@ -145,7 +145,7 @@ def _batch_sums(values: FloatArray, num_batches: int) -> FloatArray:
     return np.add.reduceat(values, edges)
 
 
-def _follow_each_other(batches: FloatArray) -> bool:
+def follow_each_other(batches: FloatArray) -> bool:
     """Whether a batch is like the one before, beyond chance (one-sided, 5 %)."""
     deviations = batches - batches.mean()
     squares = float(deviations @ deviations)

@@ -17,8 +17,6 @@ from prefixlab.bench.compare.run import EVENT_GAP, OURS, Definition
 from prefixlab.bench.records.record import Failure, Outcome, Record
 from prefixlab.bench.records.table import RecordTable
 
-RATES = ("output_throughput", "total_token_throughput", "request_throughput", "input_throughput")
-
 
 @dataclass(frozen=True, slots=True)
 class Asked:
