@@ -49,6 +49,7 @@ def test_standard_output_holds_the_page_and_nothing_else(
     [
         ([], "there is no run in runs/: name the folder of one, or measure first"),
         (["nowhere"], "nowhere: there is no such folder"),
+        (["one/config.json"], "config.json: it is a file, and a run is a folder; result files of benchmarks"),
         (["one", "-o", "no/where.html"], "--output no/where.html: there is no folder no"),
         (["one", "-o", "."], "--output . cannot be written"),
     ],

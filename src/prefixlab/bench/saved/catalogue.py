@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from prefixlab.bench.records.run_dir import CONFIG, ENVIRONMENT, LOCK, SUMMARY, is_finished, object_in
-from prefixlab.bench.saved.saved_run import SavedRun, open_run, run_folders
+from prefixlab.bench.saved.saved_run import SavedRun, open_run, run_folders, why_no_run
 from prefixlab.core.errors import ConfigError
 
 Row = dict[str, Any]
@@ -96,8 +96,7 @@ def read_catalogue(path: Path) -> Catalogue:
     """
     folders = run_folders(path)
     if not folders:
-        what = "there is no run in it" if path.is_dir() else "there is no such folder"
-        raise ConfigError(f"{path}: {what}: prefixlab bench serve makes one")
+        raise ConfigError(f"{path}: {why_no_run(path)}: prefixlab bench serve makes one")
     locked = _locked_inodes()
     rows: list[Row] = []
     runs: dict[str, SavedRun] = {}

@@ -57,6 +57,12 @@ class SavedRun:
         return self.summary.get("swept") or {}
 
     @cached_property
+    def is_scout(self) -> bool:
+        """It only told a search for saturation where to begin: no point of its curve."""
+        above = object_in(self.path.parent / CONFIG) or {}
+        return above.get("verb") == "bench saturate" and not self.swept
+
+    @cached_property
     def table(self) -> RecordTable:
         """Its records, one row per request, read once. Of repeats and of stretches of a resumed run the
         segments differ. ConfigError if they cannot be read."""
@@ -91,9 +97,17 @@ def find_runs(path: Path) -> list[SavedRun]:
     """
     found = [open_run(folder) for folder in run_folders(path)]
     if not found:
-        what = "there is no run in it" if path.is_dir() else "there is no such folder"
-        raise ConfigError(f"{path}: {what}")
+        raise ConfigError(f"{path}: {why_no_run(path)}")
     return found
+
+
+def why_no_run(path: Path) -> str:
+    """What stands at this path instead."""
+    if path.is_dir():
+        return "there is no run in it"
+    if path.exists():
+        return "it is a file, and a run is a folder; result files of benchmarks are for prefixlab compare"
+    return "there is no such folder"
 
 
 def run_folders(path: Path, depth: int = MAX_DEPTH) -> list[Path]:

@@ -38,6 +38,61 @@ def a_sweep(path: Path, concurrencies: tuple[int, ...] = (1, 2, 4, 8)) -> Path:
     return save_sweep(path, points)
 
 
+def an_ab(path: Path) -> Path:
+    """Two arms, and a difference that is not decided."""
+    arms = {name: {**result_keys(a_point()), "swept": {"arm": name}} for name in ("fast", "slow")}
+    save_sweep(path, arms, verb="bench ab")
+    difference = {
+        "about": "",
+        "from": "slow",
+        "to": "fast",
+        "figure": "median_ttft_ms",
+        "a": 100.0,
+        "b": 90.0,
+        "change": -0.1,
+        "low": None,
+        "high": None,
+        "level": 0.95,
+        "method": "too few to tell: 4",
+        "num_values": [4, 4],
+        "finding": "undecided",
+    }
+    told = {
+        "finished": True,
+        "verdicts": ["fast against slow: median TTFT -10.0 ms"],
+        "differences": [difference],
+        "arms": [{"name": "slow"}, {"name": "fast"}],
+        "notes": [],
+    }
+    write(path / "summary.json", told)
+    return path
+
+
+def a_search(path: Path) -> Path:
+    """For saturation: the run it began with, and two probes."""
+    keys = result_keys(a_point())
+    probes = {f"00{number}-request-rate={rate}": rate for number, rate in ((1, 40), (2, 50))}
+    points = {name: {**keys, "swept": {"request-rate": rate}} for name, rate in probes.items()}
+    save_sweep(path, {"000-capacity": {**keys, "swept": None}, **points}, verb="bench saturate")
+    told = {
+        "finished": True,
+        "unit": "req/s",
+        "objectives": "ttft:200",
+        "share": 0.95,
+        "confidence": 0.95,
+        "load": 45.3,
+        "low": 33.7,
+        "high": 47.3,
+        "answer": "holds 45.3 req/s",
+        "probes": [
+            {"load": 50.0, "share": 0.1, "probability": 0.01, "verdict": "misses"},
+            {"load": 40.0, "share": 1.0, "probability": 0.99, "verdict": "meets"},
+        ],
+    }
+    write(path / "summary.json", told)
+    return path
+
+
 def many_requests(num_requests: int, *, num_slots: int = 256, num_tokens: int = 32) -> RecordTable:
     """A closed loop that goes on long: TTFT of 50 ms and some, gaps of 10 ms on average."""
     rng = np.random.default_rng(0)

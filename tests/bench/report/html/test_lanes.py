@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from prefixlab.bench.metrics.windows import peak_concurrency
 from prefixlab.bench.records.record import Failure, Outcome, Record
 from prefixlab.bench.records.table import RecordTable
-from prefixlab.bench.report.html.lanes import in_ticks, lanes_of, slices_of, spans_of, tick_for
+from prefixlab.bench.report.html.lanes import (
+    in_ticks,
+    lanes_of,
+    num_token_slices,
+    slices_of,
+    spans_of,
+    tick_for,
+)
 from tests.bench.helpers import ok_record
 from tests.bench.report.html.runs import many_requests
 
@@ -129,3 +136,23 @@ def test_ticks_are_finer_than_the_eye_however_long_the_run(duration_s: float) ->
     tick_s = tick_for(duration_s)
     assert np.abs(in_ticks(seconds, tick_s) * tick_s - seconds).max() <= tick_s
     assert tick_s <= max(1e-5, duration_s / 1e6)
+
+
+def test_a_request_that_begins_as_another_ends_takes_its_lane_however_clocks_were_rounded() -> None:
+    table = RecordTable.of(
+        ok_record(f"r{number}", intended_s=start, sent_s=start, arrivals_s=[start + 0.5, start + 1 + 1e-8])
+        for number, start in enumerate([0.0, 1.0, 2.0])
+    )
+    assert lanes_of(table, spans_of(table), 100, 100).num_lanes == 1
+
+
+def test_tokens_per_second_is_of_stretches_of_several_steps() -> None:
+    """All slots in step: slices shorter than a step would be either empty or full."""
+    table = RecordTable.of(
+        ok_record(f"r{slot}", intended_s=0.0, sent_s=0.0, arrivals_s=[0.05 * step for step in range(1, 201)])
+        for slot in range(4)
+    )
+    spans = spans_of(table)
+    rate = slices_of(table, spans, num_token_slices(table, spans)).tokens_per_s
+    assert spans.duration_s / len(rate) >= 10 * 0.05
+    assert rate == pytest.approx(np.full(len(rate), 80.0), rel=0.15)

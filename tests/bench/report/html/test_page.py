@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from prefixlab.bench.compare.difference import Difference, Finding
 from prefixlab.bench.report.html import page as page_file
 from prefixlab.bench.report.html.entries import entries_of, sweep_of
 from prefixlab.bench.report.html.page import report
+from prefixlab.bench.report.html.parts import judgements
 from prefixlab.core.errors import ConfigError
-from tests.bench.report.html.runs import HOSTILE, a_run, a_sweep
+from tests.bench.report.html.runs import HOSTILE, a_run, a_search, a_sweep, an_ab
 from tests.bench.saved.saved_runs import save_metrics, save_run
 
 ASSETS = resources.files("prefixlab.bench.report.html") / "assets"
@@ -178,3 +180,86 @@ def test_the_ledger_names_the_cause_and_its_evidence(tmp_path: Path) -> None:
     assert "Cache: evicted" in page
     assert "<td>50.0 %</td><td>25.0 %</td><td>n/a</td>" in page
     assert "the server dropped 40 pages" in page and "give it more memory" in page
+
+
+def test_the_page_of_an_ab_gives_its_verdict_and_its_paired_table_and_draws_no_line_between_arms(
+    tmp_path: Path,
+) -> None:
+    page = report([an_ab(tmp_path / "ab")])
+    assert "<h1>A/B: slow, fast" in page
+    assert '<p class="answer">fast against slow: median TTFT -10.0 ms</p>' in page
+    assert "B (fast) against A (slow)" in page
+    assert '</span> undecided</span> <span class="why">too few to tell: 4</span>' in page
+    assert "curves" not in sections(page)
+
+
+def test_the_page_of_a_search_gives_the_load_it_found_and_leaves_out_what_it_began_with(
+    tmp_path: Path,
+) -> None:
+    page = report([a_search(tmp_path / "search")])
+    assert "<h1>Saturation" in page and '<p class="answer">holds 45.3 req/s</p>' in page
+    assert '<span class="value">45.3</span>' in page and "95 % sure: 33.7 … 47.3" in page
+    assert "meets (99 %)" in page
+    assert [entry.name for entry in entries_of([tmp_path / "search"])] == [
+        "request-rate 40",
+        "request-rate 50",
+    ]
+    alone = entries_of([tmp_path / "search" / "000-capacity"])
+    assert len(alone) == 1 and alone[0].search is None
+
+
+def test_runs_that_are_no_points_of_a_sweep_are_not_called_one(tmp_path: Path) -> None:
+    a_sweep(tmp_path / "all" / "sweep", (1, 2))
+    a_run(tmp_path / "all" / "other", measured_hit_rate=0.9, verdict="more than expected")
+    a_search(tmp_path / "all" / "search")
+    page = report([tmp_path / "all"])
+    assert "<h1>5 runs" in page
+    assert "2 of 5 runs; the others were no points of it." in page
+    assert re.search(r'class="beside">more than expected: 1 of \d', page)
+
+
+def test_better_is_not_praised_where_a_side_is_not_to_be_trusted(tmp_path: Path) -> None:
+    before = a_run(tmp_path / "before", doctor={"grade": "B", "checks": []})
+    ledger = {"verdict": "warm contamination", "consistent": False}
+    after = a_run(tmp_path / "after", ledger=ledger, doctor={"grade": "C", "checks": []})
+    page = report([before, after])
+    assert "but B has cache: warm contamination" in page and "but B has trust: C" in page
+    assert "but A has" not in page
+    better = Difference(
+        figure="mean_ttft_ms",
+        a=2.0,
+        b=1.0,
+        change=-0.5,
+        low=-0.6,
+        high=-0.4,
+        level=0.95,
+        method="20 and 20 blocks",
+        num_values=(20, 20),
+        higher_is_better=False,
+        finding=Finding.BETTER,
+    )
+    assert "badge good" in judgements.differences_table("sure", [better])
+    assert "badge good" not in judgements.differences_table("doubted", [better], doubted=True)
+
+
+def test_the_comparison_says_which_run_is_a_and_why_it_is_undecided(tmp_path: Path) -> None:
+    page = report([a_run(tmp_path / "before"), a_run(tmp_path / "after")])
+    assert "B (after) against A (before)" in page
+    assert re.search(r'undecided</span> <span class="why">[^<]+</span>', page)
+
+
+def test_only_what_speaks_against_a_run_makes_anything_wrong(tmp_path: Path) -> None:
+    def check(name: str, status: str) -> dict[str, str]:
+        told = {"figure": "f", "limit": "l", "distorts": f"wrong by {name}", "remedy": "r"}
+        return {"name": name, "status": status, **told}
+
+    checks = [check("one", "fine"), check("two", "unknown"), check("three", "caution")]
+    page = report([a_run(tmp_path / "run", doctor={"grade": "B", "checks": checks})])
+    assert "wrong by three" in page and "wrong by one" not in page and "wrong by two" not in page
+    assert "<summary>2 checks in which nothing was found</summary>" in page
+
+
+def test_the_hit_rate_is_among_the_first_columns(tmp_path: Path) -> None:
+    page = report([a_run(tmp_path / "run", measured_hit_rate=0.5)])
+    heads = re.findall(r'<th scope="col">([^<]*)</th>', page)
+    assert heads[:3] == ["run", "ok / planned", "hit rate"]

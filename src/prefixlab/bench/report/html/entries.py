@@ -2,7 +2,8 @@
 
 Owns names and the choice of the axis. Reads settings and summaries, no records.
 
-Invariant: names are unique; every entry is on exactly one line of a sweep, or there is no sweep.
+Invariant: names are unique; every entry that has the swept option is on exactly one line of the sweep. Arms
+of an A/B are no points of a sweep: what lies between them is no axis.
 """
 
 from __future__ import annotations
@@ -13,9 +14,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from prefixlab.bench.records.run_dir import CONFIG, object_in
+from prefixlab.bench.records.run_dir import CONFIG, SUMMARY, object_in
 from prefixlab.bench.report.html.words import plain
 from prefixlab.bench.saved.saved_run import SavedRun, find_runs
+
+AB, SATURATE = "bench ab", "bench saturate"
+
+
+@dataclass(frozen=True)
+class Search:
+    """An A/B, or a search for saturation: runs that answer something together.
+
+    Attributes:
+        summary: with the answer, by the keys of `bench/ab/report.py` or `bench/saturate/report.py`.
+    """
+
+    verb: str
+    path: Path
+    summary: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -41,6 +57,15 @@ class Entry:
         own = self.run.config.get("command")
         return own or (object_in(self.run.path.parent / CONFIG) or {}).get("command")
 
+    @cached_property
+    def search(self) -> Search | None:
+        """Whose arm or probe it is, unless it is shown for itself."""
+        above = self.run.path.parent
+        verb = (object_in(above / CONFIG) or {}).get("verb")
+        if verb not in (AB, SATURATE) or self.source == self.run.path.resolve():
+            return None
+        return Search(verb, above, object_in(above / SUMMARY) or {})
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -60,14 +85,15 @@ class Sweep:
 
 
 def entries_of(paths: Sequence[Path]) -> list[Entry]:
-    """All runs in these folders, each once.
+    """All runs in these folders, each once; what a search began with only where there is nothing else.
 
     Raises:
         ConfigError: there is none in one of them.
     """
     found: dict[Path, tuple[Path, SavedRun]] = {}
     for path in paths:
-        for run in find_runs(path):
+        runs = find_runs(path)
+        for run in [run for run in runs if not run.is_scout] or runs:
             found.setdefault(run.path.resolve(), (path.resolve(), run))
     several = len({source for source, _ in found.values()}) > 1
     entries: list[Entry] = []
@@ -89,17 +115,18 @@ def _name(source: Path, run: SavedRun, *, several: bool) -> str:
 
 def sweep_of(entries: Sequence[Entry]) -> Sweep | None:
     """Along the option with the most values, numbers before words; None where nothing was swept."""
-    swept = [entry for entry in entries if entry.run.swept]
-    options = dict.fromkeys(option for entry in swept for option in entry.run.swept)
+    points = [entry for entry in entries if entry.search is None or entry.search.verb != AB]
+    options = dict.fromkeys(option for entry in points for option in entry.run.swept)
     best: tuple[tuple[bool, int], str] | None = None
     for option in options:
-        distinct = {plain(entry.run.swept.get(option)) for entry in swept}
-        rank = (all(_is_number(entry.run.swept.get(option)) for entry in swept), len(distinct))
-        if len(distinct) > 1 and (best is None or rank > best[0]):
+        told = [entry.run.swept[option] for entry in points if option in entry.run.swept]
+        rank = (all(map(_is_number, told)), len(set(map(plain, told))))
+        if rank[1] > 1 and (best is None or rank > best[0]):
             best = (rank, option)
     if best is None:
         return None
     (is_number, _), option = best
+    swept = [entry for entry in points if option in entry.run.swept]
 
     def value_of(entry: Entry) -> Any:
         value = entry.run.swept.get(option)
@@ -118,6 +145,17 @@ def sweep_of(entries: Sequence[Entry]) -> Sweep | None:
         lines.setdefault(line, {})[value_of(entry)] = entry
     ordered = {name: tuple(of.get(value) for value in values) for name, of in lines.items()}
     return Sweep(option, values, is_number, ordered)
+
+
+def searches_of(entries: Sequence[Entry]) -> list[Search]:
+    """Each once."""
+    return list({of.path: of for entry in entries if (of := entry.search) is not None}.values())
+
+
+def only_search_of(entries: Sequence[Entry]) -> Search | None:
+    """Whose arms or probes all of them are."""
+    found = {None if entry.search is None else entry.search.path for entry in entries}
+    return entries[0].search if len(found) == 1 else None
 
 
 def _is_number(value: object) -> bool:

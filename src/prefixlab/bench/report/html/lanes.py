@@ -22,6 +22,7 @@ from prefixlab.bench.records.table import FloatArray, IntArray, RecordTable
 
 NUM_SLICES = 600
 """Of time, in charts: about one for every other pixel."""
+SHORTEST_TOKEN_SLICE_S, STEPS_IN_SLICE, FEWEST_SLICES = 0.25, 10, 4
 FINEST_TICK_S = 1e-5
 """Times are whole ticks of 32 bits: at 10 µs half a day fits, and longer runs have longer ticks."""
 
@@ -155,7 +156,7 @@ def _assigned(start_s: FloatArray, end_s: FloatArray) -> IntArray:
     busy: list[tuple[float, int]] = []
     num_lanes = 0
     for number, (start, end) in enumerate(zip(start_s.tolist(), end_s.tolist(), strict=True)):
-        while busy and busy[0][0] <= start:
+        while busy and busy[0][0] < start + FINEST_TICK_S:  # the same instant, as far as it is drawn
             heapq.heappush(free, heapq.heappop(busy)[1])
         if free:
             mine = heapq.heappop(free)
@@ -183,6 +184,15 @@ def slices_of(table: RecordTable, spans: Spans, num_slices: int = NUM_SLICES) ->
         decode=_mean_open(spans.first_s, spans.end_s, edges_s) / width_s,
         tokens_per_s=tokens / width_s,
     )
+
+
+def num_token_slices(table: RecordTable, spans: Spans) -> int:
+    """So many that each holds several steps of decoding: shorter ones would show a comb."""
+    gaps_s = (table.last_arrival_s - table.first_arrival_s) / np.maximum(table.num_arrivals - 1, 1)
+    gaps_s = gaps_s[gaps_s > 0]
+    step_s = float(np.median(gaps_s)) if len(gaps_s) else 0.0
+    width_s = max(spans.duration_s / NUM_SLICES, SHORTEST_TOKEN_SLICE_S, STEPS_IN_SLICE * step_s)
+    return max(FEWEST_SLICES, int(spans.duration_s / width_s))
 
 
 def _mean_open(start_s: FloatArray, end_s: FloatArray, edges_s: FloatArray) -> FloatArray:

@@ -15,10 +15,10 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from prefixlab.bench.report.html.entries import Entry, entries_of, sweep_of
+from prefixlab.bench.report.html.entries import Entry, entries_of, searches_of, sweep_of
 from prefixlab.bench.report.html.markup import Markup, el, together
 from prefixlab.bench.report.html.packing import json_text
-from prefixlab.bench.report.html.parts import curves, distributions, judgements, timeline
+from prefixlab.bench.report.html.parts import answers, curves, distributions, judgements, timeline
 from prefixlab.bench.report.html.parts.headline import headline, title_of
 from prefixlab.bench.report.html.parts.provenance import definitions, notes, provenance
 from prefixlab.bench.report.html.parts.tables import failures, figures, sessions
@@ -26,6 +26,7 @@ from prefixlab.bench.report.html.parts.tables import failures, figures, sessions
 SCRIPTS = ("uPlot.LICENSE.txt", "uPlot.iife.min.js", "base.js", "lines.js", "rasters.js", "main.js")
 STYLES = ("uPlot.min.css", "page.css")
 NAMES = {
+    "answer": "Answer",
     "curves": "Curves",
     "figures": "Figures",
     "comparison": "Comparison",
@@ -59,7 +60,8 @@ def page(entries: Sequence[Entry]) -> str:
     of_values = distributions.charts_of(entries)
     over_time = timeline.timelines_of(entries)
     sections = {
-        "curves": curves.section(of_sweep, sweep) if of_sweep and sweep is not None else None,
+        "answer": answers.section(searches_of(entries)),
+        "curves": curves.section(of_sweep, sweep, len(entries)) if of_sweep and sweep is not None else None,
         "figures": figures(entries),
         "comparison": judgements.comparison(entries),
         "ledger": judgements.ledger(entries),

@@ -107,7 +107,7 @@ class LineChart {
           size: 28,
           space: 60,
           label: spec.xLabel,
-          ...(few ? { splits: () => this.x, filter: (_, at) => at } : {}),
+          ...(few ? { splits: (plot) => this.readable(plot, isLog), filter: (_, at) => at } : {}),
           ...(few || !isLog ? {} : { splits: (plot, _, low, high) => logTicks(low, high, plot.width - 90), filter: (_, at) => at }),
           values: (_, at) => at.map((v) => (v === null ? "" : few ? spec.ticks[this.x.indexOf(v)] : tickWord(v))),
         },
@@ -126,6 +126,22 @@ class LineChart {
         setSelect: [() => (this.zoomed = true)],
       },
     };
+  }
+
+  /** Places of the axis whose words do not run into the ones before. */
+  readable(plot, isLog) {
+    const [low, high] = this.full;
+    const share = (v) => (low === high ? 0 : isLog ? Math.log(v / low) / Math.log(high / low) : (v - low) / (high - low));
+    const kept = [];
+    let free = -Infinity;
+    this.x.forEach((v, i) => {
+      const middle = share(v) * (plot.width - 90);
+      const reach = 4 + 3.5 * this.spec.ticks[i].length;
+      if (middle - reach < free) return;
+      kept.push(v);
+      free = middle + reach;
+    });
+    return kept;
   }
 
   /** Points at the edges are whole. */

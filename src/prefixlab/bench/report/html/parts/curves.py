@@ -68,10 +68,13 @@ def charts_of(sweep: Sweep) -> list[Chart]:
     return [chart for plot in _PLOTS if (chart := _chart(plot, sweep)) is not None] + _hit_chart(sweep)
 
 
-def section(charts: Sequence[Chart], sweep: Sweep) -> Markup:
+def section(charts: Sequence[Chart], sweep: Sweep, num_runs: int) -> Markup:
+    shown = sum(entry is not None for line in sweep.lines.values() for entry in line)
+    rest = f"{shown} of {num_runs} runs; the others were no points of it." if shown < num_runs else None
     return el(
         "section",
         el("h2", f"Against {sweep.option}"),
+        None if rest is None else el("p", rest),
         el("div", [chart.figure() for chart in charts], class_="grid"),
         id="curves",
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 from prefixlab.bench.doctor.diagnosis import grade_of_keys
 from prefixlab.bench.records.run_dir import object_in
-from prefixlab.bench.report.html.entries import Entry, Sweep
+from prefixlab.bench.report.html.entries import SATURATE, Entry, Search, Sweep, only_search_of
 from prefixlab.bench.report.html.markup import Child, Markup, el
 from prefixlab.bench.report.html.words import (
     NOTHING,
@@ -29,6 +29,7 @@ FIGURES = (
     ("Time per output token, median", "p50_tpot_ms", "ms", ("p99", "p99_tpot_ms")),
 )
 """Title, key, unit, and what stands beside it."""
+_MOST_SERVERS = 3
 DOCTOR_FILE = "doctor.json"
 
 
@@ -39,6 +40,7 @@ def headline(title: str, entries: Sequence[Entry], sweep: Sweep | None) -> Marku
         "header",
         el("p", "prefixlab report", class_="kicker"),
         el("h1", title),
+        _answers(entries),
         el("p", _asked(entries), class_="lede"),
         shown,
         el("div", _cards(entries, sweep), class_="cards"),
@@ -50,11 +52,30 @@ def title_of(entries: Sequence[Entry], sweep: Sweep | None) -> str:
     """In a line: of the browser's tab, too."""
     models = _distinct(entry.summary.get("model_id") for entry in entries)
     of = f" on {', '.join(models)}" if models else ""
-    if sweep is not None:
+    if (search := only_search_of(entries)) is not None:
+        arms = ", ".join(str(arm["name"]) for arm in search.summary.get("arms") or ())
+        return f"Saturation{of}" if search.verb == SATURATE else f"A/B{f': {arms}' if arms else ''}{of}"
+    if sweep is not None and _num_on(sweep) == len(entries):
         return f"Sweep of {sweep.option}{of}"
     if len(entries) == 1:
         return f"{entries[0].name}{of}"
     return f"{entries[0].name} and {entries[1].name}{of}" if len(entries) == 2 else f"{len(entries)} runs{of}"
+
+
+def _num_on(sweep: Sweep) -> int:
+    return sum(entry is not None for line in sweep.lines.values() for entry in line)
+
+
+def _answers(entries: Sequence[Entry]) -> list[Markup]:
+    """What an A/B or a search found, where the page is about one."""
+    search = only_search_of(entries)
+    return [] if search is None else [el("p", words, class_="answer") for words in answers_of(search)]
+
+
+def answers_of(search: Search) -> list[str]:
+    """In its own sentences."""
+    told = search.summary.get("verdicts") or [search.summary.get("answer")]
+    return [str(words) for words in told if words] or ["not finished: there is no answer yet"]
 
 
 def _asked(entries: Sequence[Entry]) -> list[Child]:
@@ -69,7 +90,8 @@ def _asked(entries: Sequence[Entry]) -> list[Child]:
         words.append(f", {loads[0]}")
     servers = _distinct(_server(entry) for entry in entries)
     if servers:
-        words += [" to ", "; ".join(servers)]
+        more = f"; and {len(servers) - _MOST_SERVERS} more" if len(servers) > _MOST_SERVERS else ""
+        words += [" to ", "; ".join(servers[:_MOST_SERVERS]), more]
     dates = sorted(_distinct(entry.run.environment.get("started") for entry in entries))
     if dates:
         words += [". Measured ", el("time", _day(dates[0]))]
@@ -159,7 +181,8 @@ def _mood(value: str) -> str:
 
 
 def _cards(entries: Sequence[Entry], sweep: Sweep | None) -> list[Markup]:
-    cards = []
+    search = only_search_of(entries)
+    cards = [] if search is None else _saturation(search)
     for title, key, unit, (beside, other) in FIGURES:
         told = [entry for entry in entries if number_at(entry.summary, key) is not None]
         if not told:
@@ -176,8 +199,32 @@ def _cards(entries: Sequence[Entry], sweep: Sweep | None) -> list[Markup]:
     if rates and any(rate > 0 for _, rate in rates):
         low, high = min(rates, key=lambda at: at[1]), max(rates, key=lambda at: at[1])
         text = percent(high[1]) if low[1] == high[1] else f"{percent(low[1])} … {percent(high[1])}"
-        cards.append(_card("Cache hit rate, measured", text, "", [verdict_of(rates[0][0]) or NOTHING]))
+        cards.append(
+            _card(
+                "Cache hit rate, measured", text, "", _caption([verdict_of(at) or NOTHING for at, _ in rates])
+            )
+        )
     return cards
+
+
+def _saturation(search: Search) -> list[Markup]:
+    """The load that a search found."""
+    keys = search.summary
+    load, low, high = (number_at(keys, name) for name in ("load", "low", "high"))
+    if search.verb != SATURATE or load is None:
+        return []
+    sure = percent(number_at(keys, "confidence"), 0)
+    span = "" if high is None else f"{sure} sure: {f'{short(low)} … ' if low else 'below '}{short(high)}"
+    asked = f"{keys.get('objectives')}, {percent(number_at(keys, 'share'))} of requests"
+    return [_card("Holds", short(load), str(keys.get("unit")), [line for line in (span, asked) if line])]
+
+
+def _caption(verdicts: Sequence[str]) -> list[Child]:
+    """The verdict, or how many runs have each."""
+    kinds = dict.fromkeys(verdicts)
+    return [
+        kind if len(kinds) == 1 else f"{kind}: {verdicts.count(kind)} of {len(verdicts)}" for kind in kinds
+    ]
 
 
 def _single(entry: Entry, key: str, unit: str, beside: str, other: str) -> tuple[str, str, list[Child]]:

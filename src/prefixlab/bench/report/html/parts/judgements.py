@@ -8,16 +8,17 @@ Invariant: what was not judged is not shown; a comparison that cannot be made sa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from prefixlab.bench.compare.comparison import Comparison, PointComparison, compare
-from prefixlab.bench.compare.difference import MARGIN, Difference
+from prefixlab.bench.compare.difference import MARGIN, Difference, Finding
 from prefixlab.bench.compare.side import open_side
 from prefixlab.bench.metrics.intervals import LEVEL
 from prefixlab.bench.records.run_dir import object_in
 from prefixlab.bench.report.html.entries import Entry
 from prefixlab.bench.report.html.markup import Child, Markup, el, folded, table
-from prefixlab.bench.report.html.parts.headline import DOCTOR_FILE, badge
+from prefixlab.bench.report.html.parts.headline import DOCTOR_FILE, badge, grade_of, verdict_of
 from prefixlab.bench.report.html.words import NOTHING, figure_name, number_at, percent, plain, short
 from prefixlab.core.errors import ConfigError
 
@@ -32,6 +33,7 @@ _MOODS = {
     "unknown": "calm",
 }
 _TO_MEND = ("bad", "caution")
+_UNSUSPICIOUS = (None, "consistent", "not checked", "not reported")
 _WIDTH, _HEIGHT = 180, 18
 """Of the picture of an interval, in pixels."""
 
@@ -50,17 +52,32 @@ def comparison(entries: Sequence[Entry]) -> Markup | None:
         except ConfigError as error:
             parts.append(el("p", f"Not compared: {error}"))
         else:
-            parts.append(_compared(found, sources[0].name, other.name))
+            names = (sources[0].name, other.name)
+            parts.append(_compared(found, *names, _doubts(entries, (sources[0], other))))
     return el("section", el("h2", "Comparison"), parts, id="comparison")
 
 
-def _compared(found: Comparison, a: str, b: str) -> Markup:
+def _doubts(entries: Sequence[Entry], sources: Sequence[Path]) -> list[str]:
+    """Why the figures of a side are not to be praised: what its cache did, what the doctor says of it."""
+    words = []
+    for side, source in zip("AB", sources, strict=True):
+        mine = [entry for entry in entries if entry.source == source]
+        told = [
+            *(f"cache: {word}" for entry in mine if (word := verdict_of(entry)) not in _UNSUSPICIOUS),
+            *(f"trust: {grade}" for entry in mine if (grade := grade_of(entry)) in ("C", "F")),
+        ]
+        words += [f"{side} has {word}" for word in dict.fromkeys(told)]
+    return words
+
+
+def _compared(found: Comparison, a: str, b: str, doubts: Sequence[str]) -> Markup:
     verdict = [
         el("strong", b),
         " against ",
         el("strong", a),
         ": ",
-        badge(found.finding, _mood(found.finding)),
+        badge(found.finding, _mood(found.finding, doubted=bool(doubts))),
+        [[" ", badge(f"but {words}", "warn")] for words in doubts],
     ]
     margin = f" Differences within ±{100 * found.margin:g} % are none; intervals hold at {100 * LEVEL:g} %."
     asked = (
@@ -70,9 +87,9 @@ def _compared(found: Comparison, a: str, b: str) -> Markup:
     )
     return el(
         "div",
-        el("p", verdict, margin),
+        el("p", verdict, el("br"), margin),
         asked,
-        [_point(point) for point in found.points],
+        [_point(point, a, b, doubted=bool(doubts)) for point in found.points],
         [el("p", f"Not compared: {words}.") for words in found.unmatched],
     )
 
@@ -82,8 +99,16 @@ def _questions(points: Sequence[PointComparison]) -> str:
     return "; ".join(asked)
 
 
-def _point(point: PointComparison) -> Markup:
-    edges = [abs(edge) for of in point.differences for edge in (of.low, of.high) if edge is not None]
+def _point(point: PointComparison, a: str, b: str, *, doubted: bool) -> Markup:
+    caption = f"B ({b}) against A ({a}){f', {point.name}' if point.name else ''}"
+    notes = [el("li", note) for note in point.notes]
+    rows = differences_table(caption, point.differences, doubted=doubted)
+    return el("div", rows, el("ul", notes) if notes else None)
+
+
+def differences_table(caption: str, differences: Sequence[Difference], *, doubted: bool = False) -> Markup:
+    """B against A, a figure in each row."""
+    edges = [abs(edge) for of in differences for edge in (of.low, of.high) if edge is not None]
     extent = max([*edges, 0.02])
     rows: list[list[Child]] = [
         [
@@ -92,22 +117,32 @@ def _point(point: PointComparison) -> Markup:
             short(of.b),
             _signed(of.change),
             NOTHING if of.low is None else f"{_signed(of.low)} … {_signed(of.high)}",
-            _picture(of, extent),
-            badge(of.finding.value, _mood(of.finding.value)),
+            _picture(of, extent, doubted=doubted),
+            _finding(of, doubted=doubted),
         ]
-        for of in point.differences
+        for of in differences
     ]
     heads = ("figure", "A", "B", "change", "interval", f"-{percent(extent)} to +{percent(extent)}", "finding")
-    caption = f"B against A{f', {point.name}' if point.name else ''}"
-    notes = [el("li", note) for note in point.notes]
-    return el("div", table(caption, heads, rows, classes="figures"), el("ul", notes) if notes else None)
+    return table(caption, heads, rows, classes="figures")
+
+
+def _finding(of: Difference, *, doubted: bool) -> list[Child]:
+    """With why it is undecided."""
+    shown = badge(of.finding.value, _mood(of.finding.value, doubted=doubted))
+    if of.finding is not Finding.UNDECIDED:
+        return [shown]
+    if of.low is None or of.high is None:
+        why = of.method
+    else:
+        why = "0 is inside" if of.low <= 0 <= of.high else "the change itself is within the margin"
+    return [shown, " ", el("span", why, class_="why")]
 
 
 def _signed(share: float | None) -> str:
     return NOTHING if share is None else f"{100 * share:+.1f} %".replace("-", "-")
 
 
-def _picture(of: Difference, extent: float) -> Markup:
+def _picture(of: Difference, extent: float, *, doubted: bool) -> Markup:
     """The interval on a line with 0 in its middle; the cells beside it say the same."""
 
     def x(share: float) -> str:
@@ -125,7 +160,7 @@ def _picture(of: Difference, extent: float) -> Markup:
         width=_WIDTH,
         height=_HEIGHT,
         aria_hidden="true",
-        class_=f"interval {_mood(of.finding.value)}",
+        class_=f"interval {_mood(of.finding.value, doubted=doubted)}",
     )
 
 
@@ -190,24 +225,29 @@ def _grade(of: Mapping[str, Any]) -> Markup:
     return badge(f"grade {grade}", mood)
 
 
-def _checks(name: str, of: Mapping[str, Any]) -> Markup:
-    worst_first = ("bad", "caution", "fine", "unknown")
+def _checks(name: str, of: Mapping[str, Any]) -> list[Child]:
+    """What is to be mended, worst first and with what it makes wrong; the rest on demand."""
+    worst_first = ("bad", "caution", "unknown", "fine")
     rank = {status: number for number, status in enumerate(worst_first)}
     checks = sorted(of["checks"], key=lambda check: rank.get(check["status"], len(rank)))
-    rows: list[list[Child]] = [
-        [
-            check["name"],
-            badge(check["status"], _mood(check["status"])),
-            check["figure"],
-            check["limit"],
-            check["distorts"],
-            check["remedy"] if check["status"] in _TO_MEND else "",
-        ]
-        for check in checks
+
+    def row(check: Mapping[str, Any]) -> list[Child]:
+        status = str(check["status"])
+        return [check["name"], badge(status, _mood(status)), check["figure"], check["limit"]]
+
+    to_mend = [
+        [*row(check), check["distorts"], check["remedy"]] for check in checks if check["status"] in _TO_MEND
     ]
+    others = [row(check) for check in checks if check["status"] not in _TO_MEND]
     heads = ("check", "status", "found", "fine up to", "makes wrong", "what to do")
-    return table(f"{name}: every check", heads, rows)
+    shown = table(f"{name}: what speaks against it", heads, to_mend) if to_mend else None
+    rest = folded(
+        f"{len(others)} checks in which nothing was found",
+        table(f"{name}: the other checks", heads[:4], others),
+    )
+    return [shown, rest if others else None]
 
 
-def _mood(word: str) -> str:
-    return _MOODS.get(word, "warn")
+def _mood(word: str, *, doubted: bool = False) -> str:
+    """Nothing that is doubted is praised in green."""
+    return "warn" if doubted and word == "better" else _MOODS.get(word, "warn")

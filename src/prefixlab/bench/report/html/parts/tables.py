@@ -29,7 +29,7 @@ _COLUMNS = (
 
 def figures(entries: Sequence[Entry]) -> Markup:
     """Every run in a row; figures that none of them has are left out."""
-    heads = ("run", "ok / planned", *(head for head, _ in _COLUMNS), "goodput", "hit rate", "cache", "trust")
+    heads = ("run", "ok / planned", "hit rate", "cache", "trust", *(head for head, _ in _COLUMNS), "goodput")
     rows: list[list[Child]] = []
     for entry in entries:
         summary = entry.summary
@@ -38,11 +38,11 @@ def figures(entries: Sequence[Entry]) -> Markup:
             [
                 entry.name,
                 f"{short(ok)} / {short(planned)}",
-                *(with_interval(summary, key) for _, key in _COLUMNS),
-                percent(number_at(summary, "goodput_share")),
                 percent(number_at(summary, "measured_hit_rate")),
                 verdict_of(entry) or NOTHING,
                 grade_of(entry) or NOTHING,
+                *(with_interval(summary, key) for _, key in _COLUMNS),
+                percent(number_at(summary, "goodput_share")),
             ]
         )
     told = [column for column in range(len(heads)) if any(row[column] != NOTHING for row in rows)]

@@ -24,6 +24,7 @@ from prefixlab.bench.report.html.lanes import (
     Spans,
     in_ticks,
     lanes_of,
+    num_token_slices,
     slices_of,
     spans_of,
     tick_for,
@@ -81,7 +82,11 @@ def _timeline(entry: Entry, share: int) -> Timeline:
         name=entry.name,
         words=_words(spans, lanes),
         columns=_columns(records, spans, lanes, named=len(lanes.index) <= MAX_NAMED // share),
-        charts=[_in_flight(slices), _tokens(slices), *server_charts(entry.run, spans)],
+        charts=[
+            _in_flight(slices),
+            _tokens(slices_of(records, spans, num_token_slices(records, spans))),
+            *server_charts(entry.run, spans),
+        ],
         rows=_rows(records, spans),
     )
 
@@ -155,7 +160,7 @@ def _tokens(slices: Slices) -> Chart:
     return Chart(
         name="time-tokens",
         title="Output tokens per second",
-        caption="As they arrived at the client.",
+        caption="As they arrived at the client, over stretches of several steps.",
         x_label="s",
         y_label="tokens/s",
         x=slices.middle_s,
