@@ -54,10 +54,10 @@ def page_text(diagnosis: Diagnosis, name: str = "") -> str:
 def _check_lines(check: Check, width: int) -> list[str]:
     lines = [f"{check.status.value:<8} {check.name:<{width}}  {check.figure} (limit: {check.limit})"]
     margin = " " * (len("caution") + width + 4)
-    if check.status is not Status.FINE:
+    if check.status in (Status.CAUTION, Status.BAD):
         lines.append(f"{margin}affects: {check.distorts}")
-        if check.remedy:
-            lines.append(f"{margin}what to do: {check.remedy}")
+    if check.status is not Status.FINE and check.remedy:
+        lines.append(f"{margin}what to do: {check.remedy}")
     return lines
 
 
