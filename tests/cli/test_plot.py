@@ -7,7 +7,7 @@ import pytest
 from prefixlab.bench.report.pictures.benchmarks.figures import FILES
 from prefixlab.cli.main import main
 from tests.bench.fake_server import FakeServer
-from tests.bench.report.pictures.benchmarks.folders import save_sweep
+from tests.bench.report.pictures.benchmarks.folders import save_point, save_sweep
 
 
 @pytest.fixture
@@ -54,6 +54,18 @@ def test_pictures_go_where_they_are_wanted_and_show_what_is_named(here: Path) ->
     text = Path("there/deep/SUMMARY.txt").read_text()
     assert [name for name in "abc" if f"  {name}: 1 concurrency levels (4-4)\n" in text] == ["a", "c"]
     assert sorted(path.name for path in Path("there/deep").iterdir()) == sorted([*FILES, "SUMMARY.txt"])
+
+
+def test_what_is_left_out_is_one_line_and_all_of_it_in_the_summary(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_sweep(here / "data" / "a", (4,))
+    for name in ("one", "two", "three"):
+        save_point(here / "data" / name, 4, loop="open")
+    assert main(["plot", "data"]) == 0
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert "it was asked at a rate" in said and said.endswith("(and 2 more, see data/plots/SUMMARY.txt)")
+    assert (here / "data/plots/SUMMARY.txt").read_text().count("it was asked at a rate") == 3
 
 
 def test_an_empty_folder_is_an_error_and_nothing_is_written(

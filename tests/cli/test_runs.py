@@ -33,6 +33,23 @@ def test_runs_are_listed_the_newest_last_a_sweep_in_one_line(
     assert f"to go on: prefixlab bench serve --resume {folder}/two" in err
 
 
+def test_a_table_fits_the_terminal_and_says_what_it_has_no_room_for(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prefixlab.cli.runs.table_width", lambda: 100)
+    assert main(["runs", str(folder)]) == 0
+
+    out, err = capsys.readouterr()
+    assert max(len(line.rstrip()) for line in out.splitlines()) <= 100
+    assert "no room for " in err and "ttft_p99_ms: --columns chooses" in err and "--columns all" in err
+
+
+def test_dates_in_csv_are_those_of_the_list(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for form in ([], ["--csv"]):
+        assert main(["runs", str(folder), "--columns", "name,date", *form]) == 0
+        assert "2026-01-02 00:00" in capsys.readouterr().out
+
+
 def test_points_are_listed_where_they_are_asked_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["runs", str(folder), "--points", "--columns", "name,duration"]) == 0
 

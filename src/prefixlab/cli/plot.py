@@ -78,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--output-dir {output_dir} cannot be written: {error.strerror}") from None
     for file in (*figures, TEXT):
         print(output_dir / file)
-    for sentence in chosen.left_out:
-        print(f"left out: {sentence}", file=sys.stderr)
+    if chosen.left_out:
+        first, *more = chosen.left_out
+        rest = f" (and {len(more)} more, see {output_dir / TEXT})" if more else ""
+        print(f"left out: {first}{rest}", file=sys.stderr)
     return 0

@@ -89,17 +89,21 @@ def show(catalogue: Catalogue, args: argparse.Namespace) -> None:
     import sys
 
     from prefixlab.bench.saved.filters import filtered, ordered
-    from prefixlab.bench.saved.listing import picked, sweeps_folded
+    from prefixlab.bench.saved.listing import picked, sweeps_folded, that_fit
 
     rows = filtered(catalogue.rows, args.filter)
     if args.sort is not None:
         rows = ordered(rows, args.sort, falling=args.reverse)
     elif args.reverse:
         rows.reverse()
-    names = columns_of(catalogue, args.columns)
+    names = columns_of(catalogue, args.columns, is_table=not (args.json or args.csv))
     shown = rows if args.points or args.json or args.csv else sweeps_folded(catalogue, rows)
     if args.columns is None and not (args.json or args.csv):
-        names = [name for name in names if any(row.get(name) is not None for row in shown)] or names
+        told = [name for name in names if any(row.get(name) is not None for row in shown)] or names
+        names = that_fit(told, shown, table_width())
+        if len(names) < len(told):
+            hidden = ", ".join(name for name in told if name not in names)
+            print(f"no room for {hidden}: --columns chooses, --columns all shows everything", file=sys.stderr)
     put(names, picked(shown, names), args)
     if not rows:
         print(f"none of {len(catalogue.rows)} runs passes --filter", file=sys.stderr)
@@ -135,24 +139,33 @@ def described(catalogue: Catalogue) -> str:
     return text + "examples\n" + "".join(f'  prefixlab runs --sql "{query}"\n' for query in EXAMPLES)
 
 
-def columns_of(catalogue: Catalogue, words: str | None) -> list[str]:
+def columns_of(catalogue: Catalogue, words: str | None, *, is_table: bool) -> list[str]:
     """What --columns names. ConfigError for what no run has."""
     from prefixlab.bench.saved.filters import column_of
-    from prefixlab.bench.saved.listing import SHOWN
+    from prefixlab.bench.saved.listing import IN_TABLES, SHOWN
 
+    usual = IN_TABLES if is_table else SHOWN
     if words is None:
-        return list(SHOWN)
+        return list(usual)
     if words.strip() == "all":
         return list(dict.fromkeys(name for row in catalogue.rows for name in row))
     is_more = words.startswith("+")
     each = [word.strip() for word in words.removeprefix("+").split(",")]
     named = [column_of(word, catalogue.rows, "--columns") for word in each if word]
-    return list(dict.fromkeys([*(SHOWN if is_more or not named else ()), *named]))
+    return list(dict.fromkeys([*(usual if is_more or not named else ()), *named]))
+
+
+def table_width() -> int:
+    """Of the terminal; of what is no terminal, wide."""
+    import shutil
+    import sys
+
+    terminal = max(MIN_WIDTH, shutil.get_terminal_size().columns)
+    return terminal if sys.stdout.isatty() else WIDTH_OF_FILES
 
 
 def put(names: Sequence[str], rows: Sequence[Sequence[Any]], args: argparse.Namespace) -> None:
     """On stdout, in the form that is asked for."""
-    import shutil
     import sys
 
     from prefixlab.bench.saved.listing import as_csv, as_json, as_table
@@ -162,6 +175,5 @@ def put(names: Sequence[str], rows: Sequence[Sequence[Any]], args: argparse.Name
     elif args.csv:
         text = as_csv(names, rows)
     else:
-        terminal = max(MIN_WIDTH, shutil.get_terminal_size().columns)
-        text = as_table(names, rows, terminal if sys.stdout.isatty() else WIDTH_OF_FILES)
+        text = as_table(names, rows, table_width())
     sys.stdout.write(text)

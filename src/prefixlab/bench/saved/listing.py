@@ -20,6 +20,24 @@ from rich.table import Table
 
 from prefixlab.bench.saved.catalogue import FINISHED, Catalogue, Row
 
+IN_TABLES = (
+    "name",
+    "date",
+    "rate",
+    "concurrency",
+    "ok",
+    "failed",
+    "ttft_p50_ms",
+    "ttft_p99_ms",
+    "output_tokens_s",
+    "hit_rate",
+    "verdict",
+    "grade",
+    "state",
+)
+"""Columns of a table, unless others are asked for: what a terminal has room for."""
+FIRST_TO_GO = ("ttft_p99_ms", "rate", "date", "concurrency", "state", "failed")
+"""Of them, where the terminal has not."""
 SHOWN = (
     "name",
     "verb",
@@ -39,9 +57,10 @@ SHOWN = (
     "grade",
     "state",
 )
-"""Columns, unless others are asked for."""
+"""Columns of JSON and CSV, unless others are asked for."""
 SUMS = ("ok", "failed")
 EMPTY = ""
+WIDEST = 1000
 
 
 def sweeps_folded(catalogue: Catalogue, rows: Iterable[Row]) -> list[Row]:
@@ -70,6 +89,17 @@ def as_table(names: Sequence[str], rows: Iterable[Sequence[Any]], width: int) ->
     return text.getvalue()
 
 
+def that_fit(names: Sequence[str], rows: Sequence[Row], width: int) -> list[str]:
+    """Columns of a table that is no wider, as far as leaving out FIRST_TO_GO can make it so."""
+    kept = list(names)
+    for name in FIRST_TO_GO:
+        lines = as_table(kept, picked(rows, kept), WIDEST).splitlines()
+        if max((len(line.rstrip()) for line in lines), default=0) <= width:
+            break
+        kept = [other for other in kept if other != name]
+    return kept
+
+
 def as_json(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A list of objects. What is no number is null, and an infinite one the word "inf"."""
     entries = [dict(zip(names, map(_plain, row), strict=True)) for row in rows]
@@ -80,8 +110,14 @@ def as_csv(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
-    writer.writerows([EMPTY if value is None else value for value in map(_plain, row)] for row in rows)
+    writer.writerows(
+        [_csv_cell(name, _plain(value)) for name, value in zip(names, row, strict=True)] for row in rows
+    )
     return text.getvalue()
+
+
+def _csv_cell(name: str, value: Any) -> Any:
+    return EMPTY if value is None else _day(str(value)) if name == "date" else value
 
 
 def picked(rows: Iterable[Row], names: Sequence[str]) -> list[list[Any]]:
@@ -121,12 +157,19 @@ def _cell(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int | float):
         return _number(name, value)
-    if name == "date" and len(str(value)) == len("20260101-000000"):
-        day, _, at = str(value).partition("-")
-        return f"{day[:4]}-{day[4:6]}-{day[6:]} {at[:2]}:{at[2:4]}"
+    if name == "date":
+        return _printable(_day(str(value)))
     if name == "model":
         return _printable(str(value).rstrip("/").rpartition("/")[2])
     return _printable(str(value))
+
+
+def _day(label: str) -> str:
+    """20260131-140500 as people write it; anything else as it is."""
+    if len(label) != len("20260101-000000"):
+        return label
+    day, _, at = label.partition("-")
+    return f"{day[:4]}-{day[4:6]}-{day[6:]} {at[:2]}:{at[2:4]}"
 
 
 def _number(name: str, value: float) -> str:

@@ -67,6 +67,22 @@ def test_runs_of_one_label_that_no_sweep_made_are_one_benchmark(tmp_path: Path) 
     assert levels(tmp_path) == {"alone": [2], "by hand": [1, 4, 16]}
 
 
+def test_what_was_measured_again_is_a_benchmark_of_its_own(tmp_path: Path) -> None:
+    for folder, level in (("a", 4), ("b", 4), ("c", 16)):
+        save_point(tmp_path / folder, level, label="base")
+    assert levels(tmp_path) == {"base": [4, 16], "base #2": [4]}
+
+
+def test_what_a_search_began_with_is_no_benchmark(tmp_path: Path) -> None:
+    save_sweep(tmp_path / "s", (1,))
+    save_point(tmp_path / "search" / "000-capacity", 64)
+    (tmp_path / "search" / "config.json").write_text('{"verb": "bench saturate"}')
+    chosen = choose(tmp_path)
+    assert [benchmark.name for benchmark in chosen.benchmarks] == ["s"]
+    said = "search/000-capacity: it only told a search for saturation where to begin"
+    assert chosen.left_out == (said,)
+
+
 def test_nine_comes_before_ten(tmp_path: Path) -> None:
     for number in (10, 9, 1):
         save_sweep(tmp_path / f"b{number}", (1,))

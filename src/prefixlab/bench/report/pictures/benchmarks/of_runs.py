@@ -1,7 +1,8 @@
 """Benchmarks out of our own run folders: sweeps over the concurrency, and runs that belong together.
 
 Owns which runs are one benchmark, and what it is called. A sweep is one; of several servers, or of several
-settings beside the concurrency, one for each. Runs that no sweep made are one if they have the same label.
+settings beside the concurrency, one for each. Runs that no sweep made are one if they have the same label; of
+those with the same concurrency, too, the later are others, with a number.
 
 Invariant: a run that is not drawn is named, with the reason.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +36,20 @@ _SERVER_FACTS = ("backend", "version", "model", "page_size", "capacity_tokens", 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """What runs of one benchmark have in common. `settings`: what a sweep set beside the concurrency."""
+    """What runs of one benchmark have in common. `settings`: what a sweep set beside the concurrency;
+    `number`: how many times the same was measured before, and this."""
 
     folder: str
     label: str
     target: str
     settings: str
+    number: int = 1
 
     @property
     def name(self) -> str:
         base = self.label or (Path(self.folder).name if self.folder and not self.target else "")
-        return " ".join(word for word in (base, self.target, self.settings) if word)
+        again = f"#{self.number}" if self.number > 1 else ""
+        return " ".join(word for word in (base, self.target, self.settings, again) if word)
 
 
 def runs_by_benchmark(path: Path) -> tuple[dict[str, list[SavedRun]], list[str]]:
@@ -55,13 +59,17 @@ def runs_by_benchmark(path: Path) -> tuple[dict[str, list[SavedRun]], list[str]]
         return {}, []
     catalogue = read_catalogue(path)
     groups: dict[_Group, list[SavedRun]] = {}
+    seen: Counter[tuple[_Group, object]] = Counter()
     left_out = list(catalogue.broken)
     for row in catalogue.rows:
         run = catalogue.runs[row["run"]]
         if reason := _why_not(row, run):
             left_out.append(f"{row['name']}: {reason}")
         else:
-            groups.setdefault(_group(row, run, catalogue), []).append(run)
+            group = _group(row, run, catalogue)
+            place = (group, run.summary["max_concurrency"])
+            seen[place] += 1
+            groups.setdefault(replace(group, number=seen[place]), []).append(run)
     taken = Counter(group.name for group in groups)
     return {
         group.name if taken[group.name] == 1 else f"{group.name} ({Path(group.folder).name or 'runs'})": runs
@@ -80,6 +88,8 @@ def _why_not(row: Row, run: SavedRun) -> str:
         return f"it is {row['state']}"
     if not run.summary.get("completed"):
         return "no request succeeded"
+    if run.is_scout:
+        return "it only told a search for saturation where to begin"
     if run.summary.get("loop") == "open":
         return "it was asked at a rate, not with a concurrency"
     if not isinstance(run.summary.get("max_concurrency"), int):
