@@ -99,6 +99,15 @@ def test_a_dry_run_shows_the_arms_and_their_turns(capsys: pytest.CaptureFixture[
     shown = capsys.readouterr().out
     assert "off (there is no cache), in each round: 4 requests" in shown
     assert "at most 1000 rounds, until median TTFT is known to ±3%; turns by seed" in shown
+    assert "at most 12,000 requests" in shown and "some 256 min with a server that takes 10 ms" in shown
+
+
+def test_what_should_be_known_before_is_said_before(capsys: pytest.CaptureFixture[str]) -> None:
+    twice = ["--model", "sim", "--arm", "a", "--arm", "b", "--dry-run"]
+    assert ab(*twice, "--rounds", "2") == 0
+    shown = capsys.readouterr().out
+    assert "note: a and b do not differ: an A/A trial" in shown
+    assert "note: 2 rounds are 8 requests of each arm: too few for an interval of median TTFT" in shown
 
 
 @pytest.mark.parametrize(
@@ -110,6 +119,7 @@ def test_a_dry_run_shows_the_arms_and_their_turns(capsys: pytest.CaptureFixture[
         ),
         (["--arm", "a:repeats=3", "--arm", "b"], "--arm a: unknown option '--repeats'"),
         (["--num-prompts", "5"], "unknown option '--num-prompts'"),
+        (["--random-input-len", "256"], "lengths of their own (--shared-len), and without"),
         (["--arm", "a:port=1", "--arm", "b"], "arm a: could not connect"),
         (["--cache", "none", "--model", "sim"], "leave out what lets every request miss"),
         (["--restart-every", "6", "--port", "1"], "--restart-every is for embedded engines"),

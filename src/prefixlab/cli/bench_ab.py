@@ -34,6 +34,8 @@ DECIDED = frozenset(
 """Options of a point that rounds decide, or that mean nothing in a turn of few requests."""
 WHERE = ("base_url", "host", "port")
 DEFAULTS: dict[str, Any] = {"dataset_name": "shared-prefix", "scrape_interval": 0.0}
+TOKEN_S = 0.01
+"""Of one stream, for --dry-run to say about how long it takes: nobody has asked the server yet."""
 LOADS = ("max_concurrency", "request_rate")
 
 
@@ -93,7 +95,7 @@ def planned(args: argparse.Namespace) -> tuple[AbConfig, list[Arm], list[str]]:
     """Settings, arms as they will be asked, and notes on them."""
     import dataclasses
 
-    from prefixlab.bench.ab.arms import Arm, alike, worth_arms
+    from prefixlab.bench.ab.arms import Arm, alike, same_arms, worth_arms
     from prefixlab.bench.ab.config import AbConfig
     from prefixlab.core.config import resolve
 
@@ -106,6 +108,7 @@ def planned(args: argparse.Namespace) -> tuple[AbConfig, list[Arm], list[str]]:
         arms = [Arm(name, arm_config(name, words, given)) for name, words in settings.items()]
     else:
         arms, notes = worth_arms(with_defaults(given), ab.off_url)
+    notes += [note for note in [same_arms(arms)] if note]
     return ab, alike(arms, ab), notes
 
 
@@ -176,11 +179,16 @@ def restored(data: dict[str, Any], args: argparse.Namespace) -> tuple[AbConfig, 
 
 def measure(ab: AbConfig, arms: list[Arm], notes: list[str], folder: RunDir | None) -> int:
     """Take turns, show, keep, judge."""
+    from prefixlab.bench.ab.progress import Rounds
     from prefixlab.bench.ab.run import take_turns
+    from prefixlab.bench.report.progress import ProgressBar
     from prefixlab.cli.bench_point import open_point_endpoint, point_tokenizer, watching
     from prefixlab.cli.bench_serve import say_how_to_go_on
+    from prefixlab.core.clock import MonotonicClock
     from prefixlab.core.errors import PrefixlabError
 
+    for note in forewarned(ab, arms, notes):
+        print(f"note: {note}", file=sys.stderr)
     try:
         with watching([arm.config for arm in arms]) as watcher:
             turns = take_turns(
@@ -191,6 +199,7 @@ def measure(ab: AbConfig, arms: list[Arm], notes: list[str], folder: RunDir | No
                 folder=None if folder is None else folder.path,
                 watcher=watcher,
                 notes=notes,
+                on_round=Rounds(watcher.say, MonotonicClock()) if isinstance(watcher, ProgressBar) else None,
             )
     except (PrefixlabError, KeyboardInterrupt):
         if folder is not None:
@@ -200,6 +209,15 @@ def measure(ab: AbConfig, arms: list[Arm], notes: list[str], folder: RunDir | No
         raise
     show(turns, folder)
     return judge(turns, folder)
+
+
+def forewarned(ab: AbConfig, arms: list[Arm], notes: list[str]) -> list[str]:
+    """What should be known before anything is measured."""
+    from prefixlab.bench.ab.judge import too_few
+
+    chunk = ab.chunk_of(max((arm.config.load for arm in arms), key=ab.chunk_of))
+    few = too_few(ab.figures, ab.most_rounds, chunk, len(arms))
+    return notes if few is None else [*notes, few]
 
 
 def show(turns: Turns, folder: RunDir | None) -> None:
@@ -241,8 +259,10 @@ def describe(ab: AbConfig, arms: list[Arm], notes: list[str]) -> str:
     """What would be done, and what it costs at most."""
     import dataclasses
 
+    from prefixlab.bench.ab.progress import told
     from prefixlab.bench.ab.schedule import order
-    from prefixlab.cli.bench_point import describe_point
+    from prefixlab.bench.runs.point import tokens_of
+    from prefixlab.cli.bench_point import arrival_seconds, describe_point, planned_outline
 
     def of_one_turn(arm: Arm) -> str:
         load = dataclasses.replace(arm.config.load, repeats=1)
@@ -254,4 +274,17 @@ def describe(ab: AbConfig, arms: list[Arm], notes: list[str]) -> str:
     shown = ", ".join(" ".join(arms[number].name for number in row) for row in turns)
     until = "" if ab.until_ci is None else f", until {ab.figures[0]} is known to ±{ab.until_ci}"
     lines.append(f"at most {ab.most_rounds} rounds{until}; turns by seed {seed}: {shown} …")
-    return "\n".join(lines + [f"note: {note}" for note in notes])
+    num_requests, least_s = 0, 0.0
+    for arm in arms:
+        planned = planned_outline(arm.config)
+        num_requests += arm.config.load.repeats * planned.num_requests
+        if arm.config.load.open_loop:
+            least_s += arrival_seconds(arm.config)
+        else:
+            num_tokens = arm.config.load.repeats * tokens_of(planned)[1]
+            least_s += TOKEN_S * num_tokens / (arm.config.load.max_concurrency or 1)
+    lines.append(
+        f"at most {num_requests:,} requests, and one in each turn for each prefix, not measured; some "
+        f"{told(least_s)} with a server that takes {TOKEN_S * 1e3:g} ms for an output token"
+    )
+    return "\n".join(lines + [f"note: {note}" for note in forewarned(ab, arms, notes)])

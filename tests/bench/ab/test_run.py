@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from prefixlab.bench.ab.arms import Arm, Role, alike, worth_arms
+from prefixlab.bench.ab.arms import Arm, Role, alike, same_arms, worth_arms
 from prefixlab.bench.ab.config import AbConfig
-from prefixlab.bench.ab.judge import CODE_PATH, HITS, TOGETHER
-from prefixlab.bench.ab.report import as_text, keys, notes, sentence
+from prefixlab.bench.ab.judge import CODE_PATH, HITS, TOGETHER, too_few
+from prefixlab.bench.ab.progress import Rounds, told
+from prefixlab.bench.ab.report import as_text, keys, notes, sentence, trust
 from prefixlab.bench.ab.run import Turns, take_turns
 from prefixlab.bench.ab.schedule import order
 from prefixlab.bench.compare.difference import Difference, Finding
@@ -22,9 +23,12 @@ from prefixlab.bench.config.report import ReportConfig
 from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.config.sharing import SharedPrefixConfig
 from prefixlab.bench.config.target import TargetConfig
+from prefixlab.bench.doctor.checks import diagnose
+from prefixlab.bench.doctor.evidence import saved_evidence
 from prefixlab.bench.ledger.check import Verdict
 from prefixlab.bench.runs.serve import Unwatched
 from prefixlab.bench.saved.saved_run import find_runs
+from prefixlab.core.clock import VirtualClock
 from prefixlab.core.errors import ConfigError
 from tests.bench.ab.caching_driver import PROMPT_TOKEN_S, Machine, Site
 from tests.bench.virtual_driver import Killed
@@ -290,3 +294,68 @@ def test_servers_started_anew_show_what_two_processes_differ_by_chance(tmp_path:
     assert [result.check.hit_rate for result in turns.results] == [0.5, 0.0, 0.0]
     with pytest.raises(ConfigError, match="leave out --no-run-dir"):
         take(Site(), AbConfig(restart_every=6))
+
+
+def test_the_verdict_names_its_figure_and_counts_the_others_and_same_names_its_margin() -> None:
+    turns = take(Site(Machine(noise=0.02)), AbConfig(rounds=48))
+    hits, path, _ = (sentence(turns, answered) for answered in turns.answers())
+    assert "median TTFT" in hits and "of the other 4: mean TTFT -" in hits and ": better" in hits
+    assert "no difference beyond ±2%" in path and "no difference beyond ±2%" in as_text(turns, 140)
+
+
+def test_trust_is_that_of_the_worst_arm_and_the_same_when_it_is_looked_at_anew(tmp_path: Path) -> None:
+    turns = take(Site(), AbConfig(rounds=6), folder=tmp_path)
+    line = trust(turns)
+    assert line is not None and line in as_text(turns, 140)
+    grades = {arm["name"]: arm["grade"] for arm in keys(turns)["arms"]}
+    assert line.startswith(f"trust: {max(grades.values())} — ") and "(arm hit; miss " in line
+    assert "see hit/doctor.txt" in line
+    anew = {run.path.name: diagnose(saved_evidence(run)).grade for run in find_runs(tmp_path)}
+    assert anew == grades
+
+
+def test_rounds_say_now_and_then_how_far_they_are_and_what_is_known() -> None:
+    clock, said = VirtualClock(), list[str]()
+    rounds = Rounds(said.append, clock)
+
+    def one_ended(turns: Turns) -> None:
+        clock.advance(4.0)
+        rounds(turns)
+        rounds(turns)  # as when it is read once more
+
+    arms, _ = worth_arms(asked(), None)
+    ab = AbConfig(rounds=8)
+    take_turns(
+        ab,
+        alike(arms, ab),
+        Site().open,
+        lambda config, endpoint: None,
+        folder=None,
+        watcher=Unwatched(),
+        on_round=one_ended,
+    )
+    assert [line.split(";")[0] for line in said] == ["round 3 of 8, 20 s left", "round 6 of 8, 8 s left"]
+    assert "so far what hits are worth (hit against miss): median TTFT -" in said[-1]
+    assert told(600.0) == "10 min"
+
+
+def test_too_few_rounds_for_an_interval_are_said_before() -> None:
+    figures = AbConfig().figures
+    few = too_few(figures, 4, 4, 3)
+    assert few is not None and few.endswith(
+        "median TTFT, mean TTFT, median TPOT, mean E2EL; at least --rounds 6"
+    )
+    assert too_few(figures, 6, 4, 3) is None
+    only_throughput = too_few(figures, 2, 100, 2)
+    assert (
+        only_throughput is not None
+        and "interval of output throughput; at least --rounds 4" in only_throughput
+    )
+
+
+def test_arms_that_do_not_differ_are_an_a_a_trial() -> None:
+    assert same_arms([Arm("a", asked()), Arm("b", asked())]) == (
+        "a and b do not differ: an A/A trial, whose differences are chance"
+    )
+    assert same_arms([Arm("a", asked()), Arm("b", asked(25.0))]) is None
+    assert same_arms(worth_arms(asked(), None)[0]) is None

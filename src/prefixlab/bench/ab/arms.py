@@ -105,6 +105,17 @@ def alike(arms: Sequence[Arm], ab: AbConfig) -> list[Arm]:
     return made
 
 
+def same_arms(arms: Sequence[Arm]) -> str | None:
+    """A note on arms that do not differ; None where all do."""
+    found: dict[str, list[str]] = {}
+    for arm in arms:
+        found.setdefault(repr((arm.role, arm.config.stored())), []).append(arm.name)
+    same = [" and ".join(names) for names in found.values() if len(names) > 1]
+    if not same:
+        return None
+    return f"{'; '.join(same)} do not differ: an A/A trial, whose differences are chance"
+
+
 def variant_of(arm: Arm, endpoint: Endpoint, number_on_server: int) -> Variant:
     """How the arm asks. `number_on_server`: of the arms that ask this one."""
     return Variant(

@@ -9,6 +9,7 @@ Invariant: a request that failed in one arm counts in neither; of throughput, on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,8 +19,8 @@ from prefixlab.bench.ab.arms import Arm, Role
 from prefixlab.bench.compare.bootstrap import FEWEST_VALUES
 from prefixlab.bench.compare.difference import Difference, differ
 from prefixlab.bench.compare.figures import THROUGHPUTS, Figure, sample_of, samples_of_pairs
-from prefixlab.bench.compare.series import FloatArray, Ratio, Sample
-from prefixlab.bench.metrics.intervals import LEVEL
+from prefixlab.bench.compare.series import FEWEST_BEYOND, FloatArray, Ratio, Sample
+from prefixlab.bench.metrics.intervals import FEWEST_REPEATS, LEVEL
 from prefixlab.bench.metrics.windows import duration_s
 from prefixlab.bench.records.table import RecordTable
 
@@ -90,6 +91,30 @@ def half_width(difference: Difference) -> float | None:
     if difference.low is None or difference.high is None:
         return None
     return (difference.high - difference.low) / 2
+
+
+def too_few(figures: Sequence[Figure], num_rounds: int, chunk: int, num_arms: int) -> str | None:
+    """Why so many rounds will leave figures without an interval, to be said before any is measured. It asks
+    for whole blocks of the schedule."""
+    num = num_rounds * chunk
+    needed = {figure: _rounds_needed(figure, chunk) for figure in figures}
+    short = [str(figure) for figure, rounds in needed.items() if rounds > num_rounds]
+    if not short:
+        return None
+    block = 2 * num_arms
+    return (
+        f"{num_rounds} rounds are {num} requests of each arm: too few for an interval of {', '.join(short)}; "
+        f"at least --rounds {math.ceil(max(needed.values()) / block) * block}"
+    )
+
+
+def _rounds_needed(figure: Figure, chunk: int) -> int:
+    if figure.what in THROUGHPUTS:
+        return FEWEST_REPEATS
+    requests = FEWEST_VALUES
+    if (percent := figure.percent) is not None:
+        requests = max(requests, math.ceil(round(FEWEST_BEYOND / (min(percent, 100 - percent) / 100), 6)))
+    return math.ceil(requests / chunk)
 
 
 def _differ(

@@ -7,6 +7,8 @@ Invariant: no difference goes without its interval, or without why there is none
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from io import StringIO
 from typing import Any
 
@@ -17,9 +19,10 @@ from prefixlab.bench.ab.arms import Role
 from prefixlab.bench.ab.judge import CODE_PATH, HITS, TOGETHER, Answered
 from prefixlab.bench.ab.run import Turns, failed_in
 from prefixlab.bench.ab.schedule import is_balanced
-from prefixlab.bench.compare.difference import Difference, Finding
+from prefixlab.bench.compare.difference import MARGIN, Difference, Finding
 from prefixlab.bench.compare.figures import Figure, parse_figures
 from prefixlab.bench.compare.report import change, interval
+from prefixlab.bench.doctor.diagnosis import GRADES
 from prefixlab.bench.ledger.check import Verdict
 from prefixlab.bench.metrics.point import PointResult
 from prefixlab.bench.report.points.keys import result_keys
@@ -44,7 +47,35 @@ def sentence(turns: Turns, answered: Answered) -> str:
     moved = f"{figure} {_amount(figure, of.b - of.a, sign=True)}, {of.change:+.1%}"
     if of.low is None or of.high is None:
         return f"{head}: {moved}; how sure that is, cannot be told: {of.method}"
-    return f"{head}: {moved} (95%: {interval(of.low, of.high)}): {_finding(of)}"
+    return f"{head}: {moved} (95%: {interval(of.low, of.high)}): {_finding(of)}{_others(answered)}"
+
+
+def _others(answered: Answered) -> str:
+    """What came of the other figures: those that moved by name, the rest counted."""
+    others = answered.differences[1:]
+    said = [
+        f"{parse_figures(of.figure)[0]} {change(of.change)}: {of.finding.value}"
+        for of in others
+        if of.finding in (Finding.BETTER, Finding.WORSE)
+    ]
+    rest = Counter(of.finding.value for of in others if of.finding not in (Finding.BETTER, Finding.WORSE))
+    said += [f"{count} {finding}" for finding, count in rest.items()]
+    return f"; of the other {len(others)}: {', '.join(said)}" if said else ""
+
+
+def trust(turns: Turns) -> str | None:
+    """The worst grade of the arms, and why; None where the doctor looked at none."""
+    graded = [
+        (arm.name, result.diagnosis)
+        for arm, result in zip(turns.arms, turns.results, strict=True)
+        if result.diagnosis is not None
+    ]
+    if not graded:
+        return None
+    name, worst = max(graded, key=lambda one: GRADES.index(one[1].grade))
+    page = f"{name}/{worst.page}" if worst.page else None
+    others = ", ".join(f"{other} {of.grade}" for other, of in graded if other != name)
+    return f"{replace(worst, page=page)} (arm {name}; {others})"
 
 
 def notes(turns: Turns) -> list[str]:
@@ -90,6 +121,7 @@ def as_text(turns: Turns, width: int) -> str:
     rounds = f"{turns.num_rounds} rounds of {_chunk(turns)} requests for each arm ({turns.why_ended})"
     lines = [f"{rounds}; turns by seed {turns.seed}: {_orders(turns)}"]
     lines += [f"note: {note}" for note in notes(turns)]
+    lines += [line for line in [trust(turns)] if line]
     lines += [sentence(turns, answered) for answered in answers]
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
@@ -112,7 +144,12 @@ def keys(turns: Turns) -> dict[str, Any]:
             for of in answered.differences
         ],
         "arms": [
-            {"name": arm.name, "role": arm.role.name.lower(), **_arm_keys(result)}
+            {
+                "name": arm.name,
+                "role": arm.role.name.lower(),
+                "grade": None if result.diagnosis is None else result.diagnosis.grade,
+                **_arm_keys(result),
+            }
             for arm, result in zip(turns.arms, turns.results, strict=True)
         ],
         "rounds": turns.num_rounds,
@@ -228,7 +265,9 @@ def _finding(of: Difference) -> str:
         and of.low <= 0 <= of.high
     ):
         return "undecided, 0 is inside"
-    return of.finding.value
+    if of.finding is Finding.SAME:
+        return f"{of.finding.value} beyond ±{MARGIN * 100:g}%"
+    return str(of.finding.value)
 
 
 def _chunk(turns: Turns) -> int:

@@ -10,7 +10,7 @@ as it would have.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,8 +126,12 @@ def take_turns(
     folder: Path | None,
     watcher: Watcher,
     notes: Sequence[str] = (),
+    on_round: Callable[[Turns], None] | None = None,
 ) -> Turns:
     """Measure the arms, or go on where `folder` says they were left.
+
+    Args:
+        on_round: called after every round, those included that the folder holds.
 
     Raises:
         ConfigError: the requests cannot be made, do not fit a server, or an arm cannot show what it should.
@@ -137,7 +141,7 @@ def take_turns(
     turns = Turns(config, arms, list(notes))
     up_to = _rounds_of_this_start(config, arms, folder)
     while not turns.results:
-        _with_servers(turns, up_to, list(notes), open_endpoint, make_tokenizer, folder, watcher)
+        _with_servers(turns, up_to, list(notes), open_endpoint, make_tokenizer, folder, watcher, on_round)
         up_to += config.restart_every or 0
     return turns
 
@@ -162,6 +166,7 @@ def _with_servers(
     make_tokenizer: MakeTokenizer,
     folder: Path | None,
     watcher: Watcher,
+    on_round: Callable[[Turns], None] | None,
 ) -> None:
     """From one start of the servers to the next. Rounds that the folder holds are only read."""
     arms = turns.arms
@@ -176,7 +181,7 @@ def _with_servers(
         of_each = [servers[same_server(arm.config)] for arm in arms]
         turns.notes = [*notes, *_notes(arms, of_each)]
         runners = _runners(arms, of_each, make_tokenizer, folder, watcher, resources)
-        _until_enough(turns, runners, up_to)
+        _until_enough(turns, runners, up_to, on_round)
         if turns.broken_off and not turns.num_rounds:
             if turns.gone is not None:
                 raise TargetError(turns.gone)
@@ -225,7 +230,9 @@ def _runners(
     return runners
 
 
-def _until_enough(turns: Turns, runners: Sequence[_Runner], up_to: int) -> None:
+def _until_enough(
+    turns: Turns, runners: Sequence[_Runner], up_to: int, on_round: Callable[[Turns], None] | None
+) -> None:
     """Or until `up_to` rounds are over: then nothing says why it ended."""
     turns.rounds, turns.orders = [[] for _ in runners], []
     enough = _Enough(turns)
@@ -239,6 +246,8 @@ def _until_enough(turns: Turns, runners: Sequence[_Runner], up_to: int) -> None:
                 return
         for tables, runner in zip(turns.rounds, runners, strict=True):
             tables.append(runner.run.table(number))
+        if on_round is not None:
+            on_round(turns)
         if why := enough.why():
             turns.why_ended = why
             return

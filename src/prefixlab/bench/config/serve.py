@@ -139,10 +139,23 @@ class ServeConfig:
                 flag = f"--{option.name.replace('_', '-')}"
                 raise ConfigError(
                     f"{flag} is for --dataset-name {' or '.join(LENGTH_DATASETS)}, not {name}: its requests "
-                    "have lengths of their own, and without --num-warmups there are no others"
+                    f"have lengths of their own{self._own_lengths(option.name)}, and without --num-warmups "
+                    "there are no others"
                 )
         if name in SessionsConfig.DATASETS:
             self.sessions.check(self.trace, has_file=self.dataset.dataset_path is not None)
+
+    def _own_lengths(self, warm_up_option: str) -> str:
+        """The flags that say how long the data set's prompts, or outputs, are; empty where none does."""
+        of_outputs = "output" in warm_up_option
+        flags = [
+            f"--{option.name.replace('_', '-')}"
+            for part in (getattr(self, part) for part in WORKLOADS)
+            if self.dataset.dataset_name in part.DATASETS
+            for option in dataclasses.fields(part)
+            if option.name.endswith("_len") and ("output" in option.name) == of_outputs
+        ]
+        return f" ({', '.join(flags)})" if flags else ""
 
     @classmethod
     def resolve(

@@ -74,7 +74,9 @@ class SharedPrefixConfig:
 
     DATASETS: ClassVar[tuple[str, ...]] = ("shared-prefix",)
 
-    shared_len: int = setting(1024, "tokens of a whole prompt")
+    shared_len: int = setting(
+        1024, "tokens of a whole prompt, its shared part (--shared-percent of it) included"
+    )
     shared_pct: float = setting(
         50.0,
         "of which so many percent are shared: their tokens rounded down",
