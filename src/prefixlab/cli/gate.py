@@ -22,8 +22,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         f"{SUMMARY}.\n\n{WHAT_SIDES_ARE}\n\nA figure fails if it is worse by more than its limit and surely "
         "worse at all (its interval leaves out 0). It passes if\nits whole interval is within the limit. "
         "What is neither is undecided, which only --strict takes for a failure.\n\nExit code: 0 passed, 3 "
-        "failed, 2 not to be judged (nothing in common, not the same question, or not one figure decided, "
-        "as of runs that are too\nshort or too noisy)."
+        "failed, 2 not to be judged (nothing in common, not the same question, or not one\nfigure "
+        "decided, as of runs that are too short or too noisy)."
     )
     add_sides(parser)
     add_flags(parser, GateConfig)

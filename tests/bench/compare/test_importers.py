@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from prefixlab.bench.compare.comparison import compare
 from prefixlab.bench.compare.figures import default_figures, parse_figures, sample_of
+from prefixlab.bench.compare.report import verdict
 from prefixlab.bench.compare.run import OURS, Run
 from prefixlab.bench.compare.side import open_side, read_runs
 from prefixlab.bench.metrics.point import evaluate
@@ -274,3 +276,40 @@ def test_what_is_no_result_is_refused_with_what_is(tmp_path: Path, content: str,
 def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere cannot be read: No such file"):
         open_side(str(tmp_path / "nowhere"))
+
+
+def warm_cache_lines(path: Path, ttft_ms: Sequence[float], **more: Any) -> Path:
+    about = {"prefixlab_version": "1", "model": "m", "total_tokens": 512, "completed": 20, "failed": 0} | more
+    lines = [
+        about
+        | {"shared_prefix_pct": pct, "repeat": number, "mean_ttft_ms": ms, "output_throughput": 1e3 / ms}
+        for pct in (0, 50)
+        for number, ms in enumerate(ttft_ms)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_lines_of_warm_cache_are_points_by_their_shared_percent_with_repeats(tmp_path: Path) -> None:
+    a = open_side(str(warm_cache_lines(tmp_path / "a.jsonl", (100.0, 101.0, 99.0))))
+    b = open_side(str(warm_cache_lines(tmp_path / "b.jsonl", (150.0, 151.0, 149.0))))
+    assert [(point.name, len(point.runs)) for point in a.points] == [
+        ("shared-prefix-pct=0", 3),
+        ("shared-prefix-pct=50", 3),
+    ]
+    found = compare(a, b, figures=parse_figures("mean_ttft"), margin=0.02, confidence=0.95, seed=0)
+    assert found.finding == "worse" and found.same_question
+    assert {of.method for point in found.points for of in point.differences} == {"3 and 3 repeats"}
+
+
+def test_one_line_of_each_point_takes_repeats_to_tell(tmp_path: Path) -> None:
+    side = open_side(str(warm_cache_lines(tmp_path / "a.jsonl", (100.0,))))
+    found = compare(side, side, margin=0.02, confidence=0.95, seed=0)
+    assert found.finding == "undecided" and "three runs of each or more would tell" in verdict(found)
+
+
+def test_lines_of_warm_cache_of_another_size_are_no_repeats(tmp_path: Path) -> None:
+    path = warm_cache_lines(tmp_path / "a.jsonl", (100.0,))
+    other = warm_cache_lines(tmp_path / "b.jsonl", (100.0,), total_tokens=1024)
+    with pytest.raises(ConfigError, match="total-tokens"):
+        open_side(f"{path},{other}")

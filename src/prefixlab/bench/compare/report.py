@@ -82,6 +82,8 @@ def verdict(comparison: Comparison) -> str:
 
 def _would_tell(undecided: Sequence[Difference], margin: float) -> str:
     """What it takes, of figures that are undecided."""
+    if all(of.method == ONLY_KNOWN for of in undecided):
+        return "three runs of each or more would tell, or their requests"
     if not any("repeats" in of.method for of in undecided):
         return "longer runs would tell, and three or more of each whether runs differ"
     needed = [repeats_needed(of, margin) for of in undecided if "repeats" in of.method]

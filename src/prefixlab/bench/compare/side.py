@@ -22,6 +22,7 @@ from prefixlab.bench.compare.importers.guidellm import is_guidellm, read_guidell
 from prefixlab.bench.compare.importers.ours import lengths, read_ours
 from prefixlab.bench.compare.importers.sglang import is_sglang, read_sglang
 from prefixlab.bench.compare.importers.vllm import is_vllm, read_vllm
+from prefixlab.bench.compare.importers.warm_cache import is_warm_cache, read_warm_cache
 from prefixlab.bench.compare.run import Run
 from prefixlab.bench.records.run_dir import SUMMARY as OURS
 from prefixlab.bench.records.table import RecordTable
@@ -30,8 +31,8 @@ from prefixlab.core.errors import ConfigError
 
 STDIN = "-"
 WHAT_IS_READ = (
-    "a run directory of prefixlab, or the result JSON of prefixlab, vLLM (--save-result), SGLang "
-    "(bench_serving), guidellm (benchmarks.json) or aiperf (profile_export_aiperf.json)"
+    "a run directory of prefixlab, or the result JSON of prefixlab (lines of warm-cache too), vLLM "
+    "(--save-result), SGLang (bench_serving), guidellm (benchmarks.json) or aiperf (profile_export_aiperf.json)"
 )
 
 
@@ -116,6 +117,8 @@ def _objects(content: bytes, source: str) -> list[dict[str, Any]]:
 
 def _recognised(data: Mapping[str, Any], source: str) -> list[Run]:
     try:
+        if is_warm_cache(data):
+            return [read_warm_cache(data, source)]
         if is_guidellm(data):
             return read_guidellm(data, source)
         if is_aiperf(data):
