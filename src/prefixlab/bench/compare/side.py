@@ -31,8 +31,9 @@ from prefixlab.core.errors import ConfigError
 
 STDIN = "-"
 WHAT_IS_READ = (
-    "a run directory of prefixlab, or the result JSON of prefixlab (lines of warm-cache too), vLLM "
-    "(--save-result), SGLang (bench_serving), guidellm (benchmarks.json) or aiperf (profile_export_aiperf.json)"
+    "a run directory of prefixlab, or the result JSON of prefixlab (lines of warm-cache too), "
+    "vLLM (--save-result), SGLang (bench_serving), guidellm (benchmarks.json) "
+    "or aiperf (profile_export_aiperf.json)"
 )
 
 
