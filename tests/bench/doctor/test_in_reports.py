@@ -43,6 +43,8 @@ def test_the_page_has_a_line_per_check_the_worst_first() -> None:
     assert page[0] == "trust in runs/x: B, these figures hold, with what is said below"
     assert page[2].startswith("caution  clock steps")
     assert page[3].split(": ")[0].strip() == "affects" and page[4].split(": ")[0].strip() == "what to do"
+    text = "\n".join(page)
+    assert text.count("affects: ") == 1, "what is unknown, or fine, makes nothing wrong"
     words = [line.split()[0] for line in page[2:] if line and not line.startswith(" ")]
     assert len(words) == len(diagnosis.checks)
     assert words == sorted(words, key=["bad", "caution", "unknown", "fine"].index)

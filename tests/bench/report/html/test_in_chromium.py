@@ -260,3 +260,16 @@ def test_a_hundred_thousand_requests_fit_and_open(browser: Browser, tmp_path: Pa
     assert "100,000 requests in" in reader.page.locator("#raster-lanes-about").inner_text()
     assert min(shades(reader)) > 5
     reader.close()
+
+
+def test_words_along_an_axis_do_not_run_into_each_other(reader: Reader) -> None:
+    kept = reader.page.evaluate(
+        """
+        () => {
+          const x = [31.96, 42.34, 43.59, 44.99, 45.5, 46.01, 47.48, 131.2];
+          const chart = { x, full: [31.96, 131.2], spec: { ticks: x.map(String) } };
+          return LineChart.prototype.readable.call(chart, { width: 600 }, false);
+        }
+        """
+    )
+    assert kept == [31.96, 42.34, 131.2]
