@@ -165,6 +165,39 @@ def test_output_into_a_closed_pipe_ends_quietly() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("printed", ["print('x' * 100_000)", "from rich import print; print('x' * 100_000)"])
+@pytest.mark.parametrize(("ending", "code"), [("return 3", 3), ("raise GateError('no')", 3), ("return 0", 0)])
+def test_a_reader_that_has_seen_enough_changes_no_exit_code(
+    printed: str, ending: str, code: int, unbuffered: str
+) -> None:
+    script = (
+        "import sys, types\n"
+        "from prefixlab.cli import main\n"
+        "from prefixlab.core.errors import GateError\n"
+        "def run(args):\n"
+        f"    {printed}; sys.stdout.flush(); print('and more', flush=True)\n"
+        f"    {ending}\n"
+        "verb = types.ModuleType('probe_verb')\n"
+        "verb.SUMMARY, verb.configure, verb.run = '', lambda parser: None, run\n"
+        "sys.modules['probe_verb'] = verb\n"
+        "main.VERBS['probe'] = 'probe_verb'\n"
+        "sys.exit(main.main(['probe']))\n"
+    )
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        stdout=write_end,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+    )
+    os.close(write_end)
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -7,22 +7,28 @@ are wrong, 3 a gate failed, 130 interrupted, 1 anything else. A verb is a module
     configure(parser: argparse.ArgumentParser)      adds its options
     run(args: argparse.Namespace) -> int            does the work, imports what it needs inside
 
-Invariant: listing verbs imports no library but the standard one, so `--help` is instant.
+Invariants: listing verbs imports no library but the standard one, so `--help` is instant. A reader of our
+output that has seen enough (head, less) changes no exit code.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
+import stat
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from types import ModuleType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from prefixlab import __version__
 from prefixlab.core.config import check_environment, did_you_mean
 from prefixlab.core.errors import ConfigError, GateError, PrefixlabError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 VerbTable = dict[str, "str | VerbTable"]
 
@@ -102,10 +108,24 @@ class Parser(argparse.ArgumentParser):
         return list(self._option_string_actions)
 
 
+class _Pipe(io.FileIO):
+    """A pipe that leads nowhere once its reader is gone: the verb goes on, and says how it ended."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return super().write(data)
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     if sys.stdout is None or sys.stderr is None:
         _open_closed_streams()
+    sys.stdout, sys.stderr = _outliving_its_reader(sys.stdout), _outliving_its_reader(sys.stderr)
     try:
         code = run(list(sys.argv[1:] if words is None else words))
         sys.stdout.flush()
@@ -121,10 +141,24 @@ def main(words: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("prefixlab: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # The reader of our output (head, less) has seen enough; what is still buffered has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+
+
+def _outliving_its_reader(stream: TextIO) -> TextIO:
+    """The process's own stream, if it is a pipe, as a _Pipe; any other as it is."""
+    if stream not in (sys.__stdout__, sys.__stderr__) or not isinstance(stream, io.TextIOWrapper):
+        return stream
+    mode = os.fstat(stream.fileno()).st_mode
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+        return stream
+    stream.flush()
+    raw = _Pipe(stream.fileno(), "w", closefd=False)
+    return io.TextIOWrapper(
+        raw if stream.write_through else io.BufferedWriter(raw),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
 
 
 def _open_closed_streams() -> None:
