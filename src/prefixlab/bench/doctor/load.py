@@ -60,6 +60,8 @@ def _saturation(result: PointResult) -> Check:
     untold = judged is None or judged.untold
     status = Status.UNKNOWN if untold else Status.BAD if result.saturated else Status.FINE
     figure = "cannot tell: too few requests" if judged is None else str(judged)
+    if judged is not None and not untold and judged.refuses and not judged.behind:
+        status, figure = Status.UNKNOWN, f"{figure}; see failures"  # one trouble counts once
     return Check(
         name="saturation",
         status=status,
