@@ -61,6 +61,8 @@ def save(
     repeats: int = 1,
     config: dict[str, Any] | None = None,
     version: str = "1",
+    cause: str | None = None,
+    grade: str = "A",
 ) -> Path:
     """A run directory that holds what comparisons read."""
     path.mkdir(parents=True)
@@ -69,10 +71,11 @@ def save(
         options.setdefault(section, {}).update(values)
     keys = as_result_keys(summarise(table, len(table)))
     about = {"finished": True, "loop": "open", "swept": swept, "repeats": repeats}
+    judged = {"ledger": {"verdict": cause or "consistent", "cause": cause}, "doctor": {"grade": grade}}
     files = {
         "config.json": {"verb": "bench serve", **options, "resolved": {"model": "m"}},
         "environment.json": {"prefixlab": "0.1.0", "server": {"version": version}},
-        "summary.json": {**about, **keys},
+        "summary.json": {**about, **judged, **keys},
     }
     for name, data in files.items():
         (path / name).write_text(json.dumps(data))

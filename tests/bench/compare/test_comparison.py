@@ -91,6 +91,25 @@ def test_another_question_is_a_loud_warning_and_circumstances_are_listed(tmp_pat
     assert "server version: A 1, B 2" in text
 
 
+@pytest.mark.parametrize("cause", ["warm contamination", "lying reset", "foreign traffic"])
+def test_a_cache_that_others_had_filled_is_another_question_and_told_before_the_verdict(
+    tmp_path: Path, cause: str
+) -> None:
+    a = save(tmp_path / "a", a_table(200))
+    b = save(tmp_path / "b", a_table(200, slower=0.5), cause=cause, grade="C")
+    found = compared(a, b)
+    assert not found.same_question
+    text = shown(found)
+    assert text.startswith("WARNING: not the same question: what else the cache had seen: A nothing")
+    assert text.index(cause) < text.index("B is better")
+    assert "note: b is of trust C: prefixlab doctor" in text
+
+
+def test_a_cache_that_only_evicted_asks_the_same(tmp_path: Path) -> None:
+    a, b = (save(tmp_path / name, a_table(40), cause=of) for name, of in (("a", None), ("b", "evicted")))
+    assert compared(a, b).same_question
+
+
 def test_seeds_are_circumstances(tmp_path: Path) -> None:
     a, b = (save(tmp_path / str(seed), a_table(40), config={"dataset": {"seed": seed}}) for seed in (1, 2))
     assert compared(a, b).same_question

@@ -27,7 +27,8 @@ _CHANGED = (Finding.BETTER, Finding.WORSE)
 
 
 def show_comparison(console: Console, comparison: Comparison) -> None:
-    """Verdict, warnings, a table per point, and what the figures stand on."""
+    """What makes it another question, verdict, notes, a table per point, and what the figures stand on."""
+    _question_first(console, comparison)
     _say(console, verdict(comparison))
     _warn(console, comparison)
     for point in comparison.points:
@@ -41,6 +42,7 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
 
 def show_gate(console: Console, gate: Gate, comparison: Comparison) -> None:
     """The same, against limits."""
+    _question_first(console, comparison)
     _say(console, ruling(gate))
     _warn(console, comparison)
     for point in dict.fromkeys(row.point for row in gate.rows):
@@ -163,9 +165,13 @@ def question_of(comparison: Comparison) -> str | None:
     return "; ".join(told) or None
 
 
-def _warn(console: Console, comparison: Comparison) -> None:
+def _question_first(console: Console, comparison: Comparison) -> None:
+    """Nobody should read a verdict before knowing what it is of."""
     if question := question_of(comparison):
         _say(console, f"WARNING: not the same question: {question}")
+
+
+def _warn(console: Console, comparison: Comparison) -> None:
     for note in dict.fromkeys(note for point in comparison.points for note in point.notes):
         _say(console, f"note: {note}")
     for one in comparison.unmatched:

@@ -1,7 +1,8 @@
 """Our own run directories as runs: one per repeat, request by request.
 
 Owns which settings are the question and which the circumstances. What it was asked with (prompts, lengths,
-load, sampling, model) is the question; server, versions and machine are circumstances, and seeds with them.
+load, sampling, model) is the question; server, versions and machine are circumstances, and seeds with them. A
+cache that held what nobody sent in this run, or a server that served others too, makes it another question.
 
 Invariant: a repeat is a run of its own, its requests named as in any other repeat.
 """
@@ -16,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from prefixlab.bench.compare.run import ALL, Run, ours
+from prefixlab.bench.doctor.diagnosis import grade_of_keys
+from prefixlab.bench.ledger.causes import Cause
 from prefixlab.bench.records.table import RecordTable
 from prefixlab.bench.saved.saved_run import SavedRun
 
@@ -23,6 +26,8 @@ _REPEAT = re.compile(r"(?:^|(?<=\W))repeat(\d+)-")
 _NO_QUESTION = frozenset({"target", "report", "engine", "resolved", "witness", "points"})
 _NOT_ASKED = frozenset({"seed", "repeats", "flush_cache", "ready_check_timeout_sec", "request_id_prefix"})
 _TOP_LEVEL = ("verb",)
+_CONTAMINATED = (Cause.WARM, Cause.LYING_RESET, Cause.FOREIGN)
+_DOUBTFUL_GRADES = ("C", "F")
 
 
 def read_ours(saved: SavedRun) -> list[Run]:
@@ -80,6 +85,9 @@ def _question(saved: SavedRun) -> dict[str, Any]:
             asked |= {
                 name.replace("_", "-"): value for name, value in options.items() if name not in _NOT_ASKED
             }
+    cause = (saved.summary.get("ledger") or {}).get("cause")
+    contaminated = cause in {one.value for one in _CONTAMINATED}
+    asked["what else the cache had seen"] = cause if contaminated else "nothing, as far as the ledger tells"
     asked["model"] = (saved.config.get("resolved") or {}).get("model") or saved.environment.get("model")
     return {name: value for name, value in asked.items() if name not in saved.swept}
 
@@ -111,4 +119,6 @@ def _notes(saved: SavedRun) -> tuple[str, ...]:
         notes.append(f"{saved.path.name} did not come to its end")
     if saved.summary.get("saturated"):
         notes.append(f"{saved.path.name} was saturated: its latencies grow with its length")
+    if (grade := grade_of_keys(saved.summary)) in _DOUBTFUL_GRADES:
+        notes.append(f"{saved.path.name} is of trust {grade}: prefixlab doctor {saved.path} says why")
     return tuple(notes)
