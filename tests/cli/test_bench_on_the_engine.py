@@ -70,7 +70,12 @@ def test_it_does_so_however_it_schedules(tmp_path: Path, words: list[str]) -> No
     warm_cache(tmp_path, "--pcts", "50,90", *words)
 
 
-@pytest.mark.parametrize("policy", ["fcfs", "lpm", "dfs-weight", "lof", "random", "priority"])
+OTHER_POLICIES = [
+    pytest.param(name, marks=pytest.mark.slow) for name in ("dfs-weight", "lof", "random", "priority")
+]
+
+
+@pytest.mark.parametrize("policy", ["fcfs", "lpm", *OTHER_POLICIES])
 def test_a_forced_miss_hits_nowhere_under_any_policy(tmp_path: Path, policy: str) -> None:
     words = [
         "--force-miss",
