@@ -140,23 +140,17 @@ def with_defaults(given: dict[str, Any]) -> ServeConfig:
 def new_folder(ab: AbConfig, arms: list[Arm], notes: list[str]) -> RunDir | None:
     import dataclasses
 
-    from prefixlab.bench.config.report import NO_FOLDER
-    from prefixlab.bench.records.run_dir import RunDir
-    from prefixlab.bench.runs.files import command_line, sweep_folder
+    from prefixlab.bench.runs import files
 
     report = arms[0].config.report
-    if report.run_dir == NO_FOLDER:
-        return None
     settings = {
         "verb": VERB,
-        "command": command_line(sys.argv),
+        "command": files.command_line(sys.argv),
         "ab": dataclasses.asdict(ab),
         "arms": [{"name": arm.name, "role": arm.role.name, "config": arm.config.stored()} for arm in arms],
         "notes": notes,
     }
-    if report.run_dir is None:
-        return RunDir.create_beside(sweep_folder(report.label, "ab"), settings)
-    return RunDir.create(Path(report.run_dir), settings)
+    return files.new_folder(report.run_dir, files.sweep_folder(report.label, "ab"), settings)
 
 
 def restored(data: dict[str, Any], args: argparse.Namespace) -> tuple[AbConfig, list[Arm], list[str]]:

@@ -54,7 +54,6 @@ def configure(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     import dataclasses
 
-    from prefixlab.bench.config.report import RUNS
     from prefixlab.bench.records.run_dir import RunDir
     from prefixlab.bench.runs.checks import check_point
     from prefixlab.bench.runs.trial import try_out
@@ -94,31 +93,25 @@ def run(args: argparse.Namespace) -> int:
             tokenizer = point_tokenizer(first, endpoint)
             check_point(endpoint, first, tokenizer)
             try_out(endpoint, first)
-            folder = new_folder(saturate, config, RUNS)
+            folder = new_folder(saturate, config)
             if folder is not None:
                 resources.enter_context(folder)
         return search(saturate, config, endpoint, folder)
 
 
-def new_folder(saturate: SaturateConfig, config: ServeConfig, runs: Path) -> RunDir | None:
+def new_folder(saturate: SaturateConfig, config: ServeConfig) -> RunDir | None:
     import dataclasses
 
-    from prefixlab.bench.config.report import NO_FOLDER
-    from prefixlab.bench.records.run_dir import RunDir
-    from prefixlab.bench.runs.files import command_line, sweep_folder
+    from prefixlab.bench.runs import files
 
-    chosen = config.report.run_dir
-    if chosen == NO_FOLDER:
-        return None
     settings = {
         "verb": VERB,
-        "command": command_line(sys.argv),
+        "command": files.command_line(sys.argv),
         "search": dataclasses.asdict(saturate),
         "probe": config.stored(),
     }
-    if chosen is None:
-        return RunDir.create_beside(sweep_folder(config.report.label, "saturate"), settings)
-    return RunDir.create(Path(chosen), settings)
+    report = config.report
+    return files.new_folder(report.run_dir, files.sweep_folder(report.label, "saturate"), settings)
 
 
 def search(saturate: SaturateConfig, config: ServeConfig, endpoint: Any, folder: RunDir | None) -> int:

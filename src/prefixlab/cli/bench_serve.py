@@ -107,22 +107,15 @@ def run(args: argparse.Namespace, verb: str = VERB) -> int:
 
 
 def new_folder(config: ServeConfig, endpoint: Endpoint) -> RunDir | None:
-    from prefixlab.bench.config.report import NO_FOLDER
-    from prefixlab.bench.records.run_dir import RunDir
-    from prefixlab.bench.runs.files import command_line, default_folder, resolved
+    from prefixlab.bench.runs import files
 
-    chosen = config.report.run_dir
-    if chosen == NO_FOLDER:
-        return None
     settings = {
         "verb": VERB,
-        "command": command_line(sys.argv),
+        "command": files.command_line(sys.argv),
         **config.stored(),
-        "resolved": resolved(endpoint),
+        "resolved": files.resolved(endpoint),
     }
-    if chosen is None:
-        return RunDir.create_beside(default_folder(config, endpoint), settings)
-    return RunDir.create(Path(chosen), settings)
+    return files.new_folder(config.report.run_dir, files.default_folder(config, endpoint), settings)
 
 
 def measure(

@@ -101,9 +101,8 @@ def resumed(
 
 def begun(points: list[SweepPoint], verb: str, resources: contextlib.ExitStack) -> RunDir | None:
     """A new folder for what has been found to be measurable; None where nothing is to be kept."""
-    from prefixlab.bench.records.run_dir import RunDir
+    from prefixlab.bench.runs import files
     from prefixlab.bench.runs.checks import check_files
-    from prefixlab.bench.runs.files import command_line, sweep_folder
     from prefixlab.bench.runs.sweep import own_config, probe
     from prefixlab.cli.bench_point import open_point_endpoint, point_tokenizer
 
@@ -113,19 +112,15 @@ def begun(points: list[SweepPoint], verb: str, resources: contextlib.ExitStack) 
     report = points[0].config.report
     settings = {
         "verb": verb,
-        "command": command_line(sys.argv),
+        "command": files.command_line(sys.argv),
         "points": [
             {"name": point.name, "swept": dict(point.swept), "config": point.config.stored()}
             for point in points
         ],
     }
-    if report.run_dir is None:
-        folder = RunDir.create_beside(sweep_folder(report.label, verb.rpartition(" ")[2]), settings)
-    elif report.run_dir:
-        folder = RunDir.create(Path(report.run_dir), settings)
-    else:
-        return None
-    return resources.enter_context(folder)
+    default = files.sweep_folder(report.label, verb.rpartition(" ")[2])
+    folder = files.new_folder(report.run_dir, default, settings)
+    return None if folder is None else resources.enter_context(folder)
 
 
 def describe_axes(points: list[SweepPoint]) -> str:

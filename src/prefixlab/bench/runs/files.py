@@ -15,7 +15,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import numpy as np
 from rich.console import Console
 
 from prefixlab import __version__
-from prefixlab.bench.config.report import RUNS, ReportConfig
+from prefixlab.bench.config.report import NO_FOLDER, RUNS, ReportConfig
 from prefixlab.bench.config.serve import ServeConfig
 from prefixlab.bench.doctor.page import keep_page
 from prefixlab.bench.metrics.point import PointResult
@@ -63,6 +63,16 @@ def run_name(config: ServeConfig, endpoint: Endpoint) -> str:
 
 def default_folder(config: ServeConfig, endpoint: Endpoint) -> Path:
     return RUNS / run_name(config, endpoint)
+
+
+def new_folder(chosen: str | None, default: Path, settings: Mapping[str, Any]) -> RunDir | None:
+    """Where `--run-dir` says to keep a run, `default` or beside it where it says nothing; None where nothing
+    is to be kept. ConfigError if it cannot be made."""
+    if chosen == NO_FOLDER:
+        return None
+    return (
+        RunDir.create_beside(default, settings) if chosen is None else RunDir.create(Path(chosen), settings)
+    )
 
 
 def plain_word(text: str) -> str:

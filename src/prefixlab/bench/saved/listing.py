@@ -20,24 +20,6 @@ from rich.table import Table
 
 from prefixlab.bench.saved.catalogue import FINISHED, Catalogue, Row
 
-IN_TABLES = (
-    "name",
-    "date",
-    "rate",
-    "concurrency",
-    "ok",
-    "failed",
-    "ttft_p50_ms",
-    "ttft_p99_ms",
-    "output_tokens_s",
-    "hit_rate",
-    "verdict",
-    "grade",
-    "state",
-)
-"""Columns of a table, unless others are asked for: what a terminal has room for."""
-FIRST_TO_GO = ("ttft_p99_ms", "rate", "date", "concurrency", "state", "failed")
-"""Of them, where the terminal has not."""
 SHOWN = (
     "name",
     "verb",
@@ -58,6 +40,10 @@ SHOWN = (
     "state",
 )
 """Columns of JSON and CSV, unless others are asked for."""
+IN_TABLES = tuple(name for name in SHOWN if name not in ("verb", "backend", "model", "dataset"))
+"""Of a table, likewise: what a terminal has room for."""
+FIRST_TO_GO = ("ttft_p99_ms", "rate", "date", "concurrency", "state", "failed")
+"""Of them, where the terminal has not."""
 SUMS = ("ok", "failed")
 EMPTY = ""
 WIDEST = 1000
